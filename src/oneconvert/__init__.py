@@ -1,0 +1,1 @@
+"""oneconvert: an OpenNebula datastore driver that stores every image in the format its datastore speaks."""

@@ -1,0 +1,1 @@
+"""What oned can ask for: one function per driver action."""

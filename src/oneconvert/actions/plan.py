@@ -1,0 +1,114 @@
+"""What to do with an image, decided from the request alone, before a byte of it is fetched."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from oneconvert.errors import NotAllowedError, SettingsError
+from oneconvert.images.format import ImageFormat
+from oneconvert.opennebula.native import NOT_OURS, ONLY_FORMAT, REGISTERS_ONLY
+from oneconvert.opennebula.request import Request
+from oneconvert.settings import Settings
+from oneconvert.transfer.sources import OPENERS, scheme_of
+
+# The DRIVER of a datastore -> the format of its images.
+TARGETS = {
+    "qcow2": ImageFormat.QCOW2,
+    "raw": ImageFormat.RAW,
+    "vmdk": ImageFormat.VMDK,
+    "vcenter": ImageFormat.VMDK,
+}
+DISKS = frozenset({"OS", "DATABLOCK"})
+# What downloader.sh of some release fetches in its own way: containers, backups, volumes of other stores.
+NATIVE_SCHEMES = frozenset(
+    {
+        "docker", "dockerfile", "lxd", "netapp", "onebex", "purefa", "rbd", "restic", "restic+rbd", "rsync",
+        "rsync+rbd", "s3", "ssh", "vcenter",
+    }
+)  # fmt: skip
+# Native drivers hand PATH to a shell. This much of it has no meaning to one, quoted or not, but '&' and '?', which
+# URLs need and which native drivers quote.
+HARMLESS = re.compile(r"[A-Za-z0-9._~:/?#@!*+,=%&\[\] -]*")
+HARMLESS_IN_URL = "._~:/?#@!*+,=%&[]-"
+
+
+@dataclass(frozen=True)
+class PassThrough:
+    """The native driver does it all. ``path`` is the PATH to give it, unchanged unless it would hurt a shell."""
+
+    reason: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Import:
+    """Fetch ``location``, convert to ``target`` unless that is None, hand over."""
+
+    location: str
+    target: ImageFormat | None
+
+
+def plan(request: Request, native: str, settings: Settings) -> PassThrough | Import:
+    """Decide. Raises NotAllowedError or SettingsError for what can only go wrong."""
+    image, datastore = request.image, request.datastore
+    scheme = scheme_of(image.path)
+    if not image.path:
+        raise NotAllowedError(f"image {image.id} has no PATH to copy from")
+    reason = _why_not_ours(request, native, scheme)
+    if reason:
+        return PassThrough(reason, _harmless_path(image.path, image.url_args))
+    if scheme not in OPENERS:
+        raise NotAllowedError(
+            f"image {image.id} cannot be fetched by {scheme}://; use http://, https:// or a path on the front-end"
+        )
+    if native in REGISTERS_ONLY:
+        if scheme:
+            raise NotAllowedError(
+                f"datastore {datastore.id} cannot store a download: its driver {native} only registers devices that "
+                "are there already; choose another datastore"
+            )
+        return PassThrough(f"{native} registers devices", _harmless_path(image.path, image.url_args))
+    location = f"{image.path}&{image.url_args}" if scheme and image.url_args else image.path
+    return Import(location, _target(datastore.id, datastore.driver, native, settings))
+
+
+def _why_not_ours(request: Request, native: str, scheme: str) -> str:
+    """Why the native driver does this one alone; empty when we do it."""
+    if request.image.type not in DISKS:
+        return f"an image of type {request.image.type} is no disk"
+    if request.datastore.type != "IMAGE_DS":
+        return f"a datastore of type {request.datastore.type} holds no disks"
+    if not request.datastore.convert:
+        return "the datastore has CONVERT=no"
+    if native in NOT_OURS:
+        return f"{native} stores no disks that can be converted"
+    if scheme in NATIVE_SCHEMES:
+        return f"{scheme}:// is the native driver's own"
+    return ""
+
+
+def _target(datastore_id: int, driver: str, native: str, settings: Settings) -> ImageFormat | None:
+    if native in ONLY_FORMAT:
+        return ONLY_FORMAT[native]
+    if not driver:
+        return None if settings.unset_driver == "keep" else TARGETS[settings.unset_driver]
+    if driver not in TARGETS:
+        raise SettingsError(
+            f"datastore {datastore_id} has DRIVER={driver}, which cannot be written; use qcow2, raw or vmdk"
+        )
+    return TARGETS[driver]
+
+
+def _harmless_path(path: str, url_args: str) -> str:
+    if not HARMLESS.fullmatch(url_args):
+        raise NotAllowedError("URL_ARGS of the image has characters that are not allowed in a URL")
+    if HARMLESS.fullmatch(path):
+        return path
+    if scheme_of(path) in ("http", "https"):
+        return quote(path, safe=HARMLESS_IN_URL)
+    raise NotAllowedError(
+        "the path of the image has a quote or another character with a meaning to the shells of native drivers; "
+        "rename the file"
+    )

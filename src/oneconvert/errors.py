@@ -1,0 +1,55 @@
+"""The one family of errors: the text of each is the sentence that the user reads.
+
+Every message is one plain line. It names the image or the setting, says what is wrong and, where there is one, the
+way out. No message holds a password, a key or the query string of a URL.
+"""
+
+from __future__ import annotations
+
+
+class OneconvertError(Exception):
+    """Anything that ends an action with a sentence for the user."""
+
+    @property
+    def sentence(self) -> str:
+        """The message on one line: oned reads line by line, so line breaks and control characters are blanks."""
+        return " ".join("".join(c if c.isprintable() else " " for c in str(self)).split())
+
+
+class MessageError(OneconvertError):
+    """The document that oned sent cannot be used."""
+
+
+class SettingsError(OneconvertError):
+    """oneconvert.conf, or an attribute of the datastore, holds a value that cannot be used."""
+
+
+class NotAllowedError(OneconvertError):
+    """The administrator's rules forbid this source."""
+
+
+class TransferError(OneconvertError):
+    """The image did not arrive, or not whole, or not as its checksum says."""
+
+
+class ImageRefusedError(OneconvertError):
+    """The image is damaged, hostile or of a kind that cannot be imported."""
+
+
+class CommandError(OneconvertError):
+    """A program that does part of the work failed."""
+
+
+class HandOverError(OneconvertError):
+    """The native datastore driver did not take the finished image."""
+
+
+class InterruptedBySignalError(OneconvertError):
+    """A signal asked the action to stop.
+
+    ``signum`` is the number of the signal; the exit status is 128 plus that number, as a shell reports it.
+    """
+
+    def __init__(self, signum: int, name: str) -> None:
+        super().__init__(f"interrupted by {name}; nothing was stored")
+        self.signum = signum

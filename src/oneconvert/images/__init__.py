@@ -1,0 +1,1 @@
+"""All that knows disk images: formats, inspection, qemu-img."""

@@ -1,0 +1,25 @@
+"""The disk image formats oneconvert knows, under qemu's names for them."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class ImageFormat(str, Enum):
+    """A disk image format; the value is the name that ``qemu-img -f`` takes and OpenNebula stores as FORMAT."""
+
+    RAW = "raw"
+    QCOW2 = "qcow2"
+    VMDK = "vmdk"
+    VHD = "vpc"
+    VHDX = "vhdx"
+    VDI = "vdi"
+    LUKS = "luks"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def opennebula(self) -> str:
+        """The name OpenNebula hands to libvirt: to it an encrypted LUKS volume is a raw disk, as in fs/cp."""
+        return "raw" if self is ImageFormat.LUKS else self.value

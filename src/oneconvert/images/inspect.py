@@ -1,0 +1,159 @@
+"""What an image is, found from its bytes while they arrive, and whether it may come in."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from oslo_utils.imageutils.format_inspector import SafetyViolation
+
+from oneconvert.errors import ImageRefusedError
+from oneconvert.images.format import ImageFormat
+from oneconvert.images.inspectors import (
+    AROUND_CONTENT,
+    CONTENT,
+    INSPECTORS,
+    Inspector,
+    NeverADiskInspector,
+    Refusal,
+)
+
+SECTOR = 512
+SMALLEST_STEP = 64 * 1024
+"""Bytes that are gathered before the inspectors look: small chunks would make each of them copy its region anew."""
+
+# Without a handler of the application's, logging prints warnings to stderr, which oned takes for the driver's answer.
+logging.getLogger("oslo_utils").addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is known of an image that was accepted."""
+
+    format: ImageFormat
+    virtual_size: int
+    """Bytes of the disk inside, a multiple of 512."""
+    probed_as: ImageFormat
+    """What qemu-img finds when it probes: a fixed VHD and LUKS version 2 look like raw to it."""
+    notes: tuple[str, ...] = ()
+    """Clauses for the log: "3 internal snapshots are dropped by a conversion"."""
+
+
+class StreamInspector:
+    """Finds the format of an image from its bytes as they stream by, and refuses it as soon as that is certain.
+
+    ``name`` is what messages call the image. Memory is bounded: the inspectors keep a few regions, 1 MiB or 2 at most
+    each, and those that can no longer match are dropped.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._gathered = bytearray()
+        self._length = 0
+        self._reading: list[Inspector] = [inspector() for inspector in INSPECTORS]
+        self._found: list[Inspector] = []
+        self._checked: list[Inspector] = []
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of the image, any number of them.
+
+        Raises ImageRefusedError as soon as no later byte could save the image.
+        """
+        self._length += len(chunk)
+        if not self._gathered and len(chunk) >= SMALLEST_STEP:
+            self._look(chunk)
+            return
+        self._gathered += chunk
+        if len(self._gathered) >= SMALLEST_STEP:
+            self._look_at_gathered()
+
+    def finish(self) -> Inspection:
+        """Give the verdict after the last byte; raises ImageRefusedError."""
+        self._look_at_gathered()
+        if not self._length:
+            raise ImageRefusedError(f"{self._name} is empty")
+        for inspector in self._reading:
+            inspector.finish()
+        self._find()
+        self._judge()
+        for inspector in self._found:
+            if inspector not in self._checked:
+                raise ImageRefusedError(
+                    f"{self._name} is truncated: it is {inspector.LABEL}, but ends within its header "
+                    f"after {self._length} bytes"
+                )
+            self._check(inspector, at_end=True)
+        return self._verdict()
+
+    def _look_at_gathered(self) -> None:
+        chunk = bytes(self._gathered)
+        self._gathered.clear()
+        if chunk:
+            self._look(chunk)
+
+    def _look(self, chunk: bytes) -> None:
+        for inspector in self._reading:
+            try:
+                inspector.eat_chunk(chunk)
+            except Exception as error:
+                # Ours look at nothing but their magic before it matches: what then cannot be read is damaged, and
+                # must not go on as raw.
+                raise self._refused(inspector, error) from error
+        self._find()
+        self._reading = [i for i in self._reading if not (i.decided and not i.format_match) and not i.complete]
+        self._judge()
+
+    def _find(self) -> None:
+        """Note the inspectors that have come to match."""
+        for inspector in self._reading:
+            if inspector.format_match and inspector not in self._found:
+                self._found.append(inspector)
+
+    def _judge(self) -> None:
+        """Refuse what is certain by now; each inspector's checks of the head run once."""
+        self._found.sort(key=lambda inspector: not isinstance(inspector, NeverADiskInspector))
+        if self._found and not isinstance(self._found[0], NeverADiskInspector):
+            self._refuse_ambiguous()
+        for inspector in self._found:
+            if inspector.head_complete and inspector not in self._checked:
+                self._checked.append(inspector)
+                self._check(inspector, at_end=False)
+
+    def _refuse_ambiguous(self) -> None:
+        """One file that is two kinds of image is one kind to us and another to the next reader."""
+        kinds = [i for i in self._found if not isinstance(i, CONTENT)]
+        content = [i for i in self._found if isinstance(i, CONTENT)]
+        around = all(isinstance(kind, AROUND_CONTENT) for kind in kinds)
+        if len(kinds) > 1 or (content and not around):
+            labels = " and ".join(sorted(inspector.LABEL for inspector in self._found))
+            raise ImageRefusedError(f"{self._name} is ambiguous: it is {labels} at the same time")
+
+    def _check(self, inspector: Inspector, *, at_end: bool) -> None:
+        try:
+            inspector.run_checks(at_end=at_end)
+        except SafetyViolation as violation:
+            raise self._refused(inspector, violation) from violation
+
+    def _refused(self, inspector: Inspector, error: Exception) -> ImageRefusedError:
+        if isinstance(error, Refusal):
+            return ImageRefusedError(f"{self._name} {error}")
+        return ImageRefusedError(
+            f"{self._name} is damaged: it looks like {inspector.LABEL}, but its header makes no sense"
+        )
+
+    def _verdict(self) -> Inspection:
+        for inspector in self._found:
+            if inspector.FORMAT is not None:
+                return Inspection(
+                    format=inspector.FORMAT,
+                    virtual_size=inspector.virtual_size,
+                    probed_as=inspector.probed_as,
+                    notes=inspector.notes,
+                )
+        if self._length < SECTOR:
+            raise ImageRefusedError(
+                f"{self._name} is not a disk image: it has {self._length} bytes, less than one sector"
+            )
+        size = -(-self._length // SECTOR) * SECTOR
+        notes = () if size == self._length else (f"its length, {self._length} bytes, is not in whole sectors",)
+        return Inspection(ImageFormat.RAW, size, ImageFormat.RAW, notes)

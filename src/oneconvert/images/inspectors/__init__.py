@@ -1,0 +1,52 @@
+"""The inspectors, in the shape of oslo.utils' format_inspector, and which of them may agree on one image.
+
+oslo's inspectors are the base. They are replaced or joined by ours where they are blind (fixed VHD, parents of VMDK,
+VHD, VHDX and VDI, encryption, archives) or wrong (extended L2 entries, text descriptors with an odd byte).
+"""
+
+from __future__ import annotations
+
+from oneconvert.images.inspectors.base import Inspector, Refusal
+from oneconvert.images.inspectors.others import (
+    IsoInspector,
+    LuksInspector,
+    NeverADiskInspector,
+    PartitionTableInspector,
+    QedInspector,
+)
+from oneconvert.images.inspectors.qcow2 import Qcow2Inspector
+from oneconvert.images.inspectors.vdi import VdiInspector
+from oneconvert.images.inspectors.vhd import VhdDynamicInspector, VhdFixedInspector
+from oneconvert.images.inspectors.vhdx import VhdxInspector
+from oneconvert.images.inspectors.vmdk import VmdkEsx3Inspector, VmdkSparseInspector, VmdkTextInspector
+
+INSPECTORS: tuple[type[Inspector], ...] = (
+    NeverADiskInspector,
+    Qcow2Inspector,
+    VmdkSparseInspector,
+    VmdkTextInspector,
+    VmdkEsx3Inspector,
+    VhdDynamicInspector,
+    VhdFixedInspector,
+    VhdxInspector,
+    VdiInspector,
+    LuksInspector,
+    QedInspector,
+    IsoInspector,
+    PartitionTableInspector,
+)
+
+CONTENT: tuple[type[Inspector], ...] = (PartitionTableInspector,)
+"""Found in a plain disk as well; alone they make it raw."""
+
+AROUND_CONTENT: tuple[type[Inspector], ...] = (IsoInspector, VhdFixedInspector)
+"""May have a partition table in front: a hybrid ISO has one, and a fixed VHD is the plain disk and a footer."""
+
+__all__ = [
+    "AROUND_CONTENT",
+    "CONTENT",
+    "INSPECTORS",
+    "Inspector",
+    "NeverADiskInspector",
+    "Refusal",
+]

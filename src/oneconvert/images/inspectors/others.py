@@ -1,0 +1,195 @@
+"""What is not a container for a machine's disk: optical media, encrypted volumes, partition tables, other files."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from oslo_utils.imageutils.format_inspector import (
+    CaptureRegion,
+    FileInspector,
+    GPTInspector,
+    ISOInspector,
+    QEDInspector,
+    SafetyCheck,
+)
+
+from oneconvert.images.format import ImageFormat
+from oneconvert.images.inspectors.base import Inspector, Refusal, TailRegion
+
+SECTOR = 512
+
+
+class IsoInspector(Inspector, ISOInspector):
+    """ISO 9660 and UDF, with a partition table (hybrid) or without.
+
+    Volume descriptors begin at 32 KiB with a type (1 byte) and an identifier (5 bytes): ECMA-119 section 8.1, and
+    ECMA-167 part 2 section 9.1, whose recognition sequence starts with BEA01.
+    """
+
+    LABEL = "an ISO image"
+    IDENTIFIERS = (b"CD001", b"BEA01", b"NSR02", b"NSR03")
+
+    def _initialize(self) -> None:
+        self.new_region("header", CaptureRegion(32 * 1024, 6))
+        self.add_safety_check(SafetyCheck("optical", self.check_optical))
+
+    @property
+    def format_match(self) -> bool:
+        """True for the identifier of either standard."""
+        return self.data("header")[1:6] in self.IDENTIFIERS
+
+    def check_optical(self) -> None:
+        """Refused always: a CD-ROM image does not come this way."""
+        raise Refusal("is a CD or DVD image (ISO), not a disk; register it as an image of type CDROM")
+
+
+class LuksInspector(Inspector, FileInspector):
+    """LUKS versions 1 and 2: "LUKS", 0xba 0xbe, and the version (2 bytes, big endian) in front of anything else.
+
+    Nothing can be said about what is inside, so all of the file is the disk.
+    """
+
+    NAME = "luks"
+    LABEL = "a LUKS volume"
+    FORMAT = ImageFormat.LUKS
+
+    def _initialize(self) -> None:
+        self.new_region("header", CaptureRegion(0, SECTOR))
+        # Wanted for nothing but to be fed to the end, where the length is known.
+        self.new_region("end", TailRegion(1))
+        self.add_safety_check(SafetyCheck("version", self.check_version))
+
+    @property
+    def format_match(self) -> bool:
+        """True for the magic."""
+        return self.data("header").startswith(b"LUKS\xba\xbe")
+
+    @property
+    def virtual_size(self) -> int:
+        """Bytes of the whole file, in whole sectors."""
+        return -(-self.actual_size // SECTOR) * SECTOR
+
+    @property
+    def probed_as(self) -> ImageFormat:
+        """qemu knows version 1 only."""
+        return ImageFormat.LUKS if self._version == 1 else ImageFormat.RAW
+
+    def check_version(self) -> None:
+        """The two versions there are."""
+        if self._version not in (1, 2):
+            raise Refusal(f"is a LUKS volume of version {self._version}, and only 1 and 2 are known")
+
+    @property
+    def _version(self) -> int:
+        return int.from_bytes(self.data("header")[6:8], "big")
+
+
+class PartitionTableInspector(Inspector, GPTInspector):
+    """A partition table, MBR or GPT: plain content, of which nothing is required.
+
+    It is looked for only because one at the start of a container would be a second disk in the same file.
+    """
+
+    LABEL = "a partitioned disk"
+    MAGIC = "mbr"
+
+    def _initialize(self) -> None:
+        self.new_region("mbr", CaptureRegion(0, SECTOR))
+        self.add_safety_check(SafetyCheck.null())
+
+
+class QedInspector(Inspector, QEDInspector):
+    """QED, which qemu itself has given up."""
+
+    LABEL = "a QED image"
+
+    def _initialize(self) -> None:
+        self.new_region("header", CaptureRegion(0, 4))
+        self.add_safety_check(SafetyCheck("legacy", self.check_legacy))
+
+    @property
+    def format_match(self) -> bool:
+        """True for the magic."""
+        return self.data("header") == b"QED\0"
+
+    def check_legacy(self) -> None:
+        """Refused always."""
+        raise Refusal("is a QED image, a format long abandoned; convert it to qcow2 with 'qemu-img convert' before")
+
+
+@dataclass(frozen=True)
+class NotADisk:
+    """A kind of file that is never the content of a disk: how it begins and how to tell the user."""
+
+    begins: re.Pattern[bytes]
+    sentence: str
+
+
+def _kind(begins: bytes, sentence: str) -> NotADisk:
+    return NotADisk(re.compile(begins, re.IGNORECASE | re.DOTALL), sentence)
+
+
+def _packed(magic: bytes, program: str) -> NotADisk:
+    return NotADisk(re.compile(magic, re.DOTALL), f"is still compressed with {program}; unpack it before publishing it")
+
+
+def _archive(magic: bytes, kind: str) -> NotADisk:
+    return NotADisk(
+        re.compile(magic, re.DOTALL), f"is {kind} archive, not a disk image; publish the image that is in it"
+    )
+
+
+_BLANK = rb"(?:\xef\xbb\xbf)?\s*"
+
+NEVER_DISKS: tuple[NotADisk, ...] = (
+    _packed(rb"\x1f\x8b\x08", "gzip"),
+    _packed(rb"BZh[1-9]1AY&SY", "bzip2"),
+    _packed(rb"\xfd7zXZ\x00", "xz"),
+    _packed(rb"\x28\xb5\x2f\xfd", "zstd"),
+    _packed(rb"\x04\x22\x4d\x18|\x02\x21\x4c\x18", "lz4"),
+    _packed(rb"\x89LZO\x00\r\n\x1a\n", "lzop"),
+    _archive(rb"PK\x03\x04", "a zip"),
+    _archive(rb".{257}ustar", "a tar (or OVA)"),
+    _archive(rb"7z\xbc\xaf\x27\x1c", "a 7z"),
+    _archive(rb"Rar!\x1a\x07", "a RAR"),
+    _kind(
+        _BLANK + rb"(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html[\s>])",
+        "is a web page, not a disk image: the address answers with a page for people; use that of the file itself",
+    ),
+    _kind(
+        _BLANK + rb"<\?xml[\s?]",
+        "is an XML document, not a disk image: an error page of the server, or the description of an appliance",
+    ),
+)
+
+
+class NeverADiskInspector(Inspector, FileInspector):
+    """Whatever the table above lists; unlike a raw disk it is certain to be a mistake."""
+
+    NAME = "file"
+    LABEL = "another kind of file"
+
+    def _initialize(self) -> None:
+        self.new_region("header", CaptureRegion(0, SECTOR))
+        self.add_safety_check(SafetyCheck("kind", self.check_kind))
+
+    @property
+    def format_match(self) -> bool:
+        """True when one kind of the table matches."""
+        return self._found is not None
+
+    @property
+    def head_complete(self) -> bool:
+        """Such a file may be shorter than a sector."""
+        return self.decided or self._finished
+
+    def check_kind(self) -> None:
+        """Refused always, by name."""
+        if self._found is not None:
+            raise Refusal(self._found.sentence)
+
+    @property
+    def _found(self) -> NotADisk | None:
+        head = self.data("header")
+        return next((kind for kind in NEVER_DISKS if kind.begins.match(head)), None)

@@ -1,0 +1,176 @@
+"""How far the tables of a qcow2 point."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+from oneconvert.images.layout.source import DamagedError, Source
+from oneconvert.zstd import ZstdDecompressor, ZstdError
+
+# The header, big endian (qemu, docs/interop/qcow2.txt):
+#
+# Offset  Size  Field
+#  0x04    4    version
+#  0x14    4    cluster_bits
+#  0x18    8    virtual size in bytes
+#  0x24    4    entries of the L1 table
+#  0x28    8    offset of the L1 table
+#  0x30    8    offset of the refcount table
+#  0x38    4    clusters of the refcount table
+#  0x48    8    incompatible features (version 3)
+#  0x68    1    compression type (version 3, where the header is long enough)
+#
+# L1 entry, refcount table entry: bits 9-55 are the offset of a table of one cluster, 0 for none.
+# L2 entry: bit 62 compressed; else bit 0 reads as zeros (version 3), bits 9-55 offset of the data cluster.
+# Compressed: with x = 62 - (cluster_bits - 8), bits 0 to x-1 are the offset, the rest up to bit 61 the number of
+# further sectors of 512 bytes.
+# Extended L2 entry: a second number follows, whose bits 0-31 tell the allocated of the 32 subclusters.
+OFFSET_MASK = 0x00FF_FFFF_FFFF_FE00
+COMPRESSED = 1 << 62
+NOT_COPIED = (1 << 63) - 1
+ZERO = 1
+EXTENDED_L2 = 1 << 4
+SUBCLUSTERS = 32
+SECTOR = 512
+# The limits of qemu (block/qcow2.h), in bytes.
+LARGEST_L1 = 32 << 20
+LARGEST_REFCOUNT_TABLE = 8 << 20
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the check needs of the header; sizes and offsets in bytes."""
+
+    version: int
+    cluster_bits: int
+    virtual_size: int
+    l1_entries: int
+    l1_offset: int
+    refcount_offset: int
+    refcount_clusters: int
+    extended: bool
+    zstd: bool
+
+    @classmethod
+    def read(cls, source: Source) -> Header:
+        """Read it from a file that the inspector has accepted."""
+        data = source.read(0, 0x69)
+        version, bits, size, l1_entries, l1_offset, refcounts, clusters = struct.unpack_from(">4xI8x4xIQ4xIQQI", data)
+        features, length = struct.unpack_from(">Q20xI", data, 0x48)
+        modern = version >= 3
+        return cls(
+            version=version,
+            cluster_bits=bits,
+            virtual_size=size,
+            l1_entries=l1_entries,
+            l1_offset=l1_offset,
+            refcount_offset=refcounts,
+            refcount_clusters=clusters,
+            extended=modern and bool(features & EXTENDED_L2),
+            zstd=modern and length > 0x68 and data[0x68] == 1,
+        )
+
+    @property
+    def cluster(self) -> int:
+        """Bytes of a cluster."""
+        return 1 << self.cluster_bits
+
+    @property
+    def l2_entries(self) -> int:
+        """Entries of one L2 table."""
+        return self.cluster // (16 if self.extended else 8)
+
+
+def check(source: Source) -> None:
+    """Raise TruncatedError or DamagedError unless everything the active disk uses is in the file.
+
+    The tables of internal snapshots are left out: a conversion drops them.
+    """
+    header = Header.read(source)
+    _check_refcounts(source, header)
+    tables = -(-header.virtual_size // (header.cluster * header.l2_entries))
+    if tables > header.l1_entries or header.l1_entries * 8 > LARGEST_L1:
+        raise DamagedError(f"its L1 table of {header.l1_entries} entries does not fit its size")
+    seen: set[int] = set()
+    index = 0
+    for piece in source.numbers(header.l1_offset, tables, "Q", "big"):
+        for entry in piece:
+            offset = entry & OFFSET_MASK
+            # A table used twice is read once: the work stays in proportion to the file.
+            if offset and offset not in seen:
+                if offset % header.cluster:
+                    raise DamagedError("an L2 table is not at the start of a cluster")
+                seen.add(offset)
+                _check_l2(source, header, offset, index * header.l2_entries)
+            index += 1
+
+
+def _check_refcounts(source: Source, header: Header) -> None:
+    length = header.refcount_clusters * header.cluster
+    if length > LARGEST_REFCOUNT_TABLE:
+        raise DamagedError(f"its refcount table of {length} bytes is too large")
+    last = 0
+    for piece in source.numbers(header.refcount_offset, length // 8, "Q", "big"):
+        last = max(last, max(piece) & OFFSET_MASK)
+    if last:
+        source.need(last + header.cluster)
+
+
+def _check_l2(source: Source, header: Header, offset: int, first: int) -> None:
+    """Check one L2 table, whose first entry is that of the guest's cluster number ``first``."""
+    clusters = -(-header.virtual_size // header.cluster) - first
+    used = min(clusters, header.l2_entries)
+    source.need(offset + header.cluster)
+    number = first
+    plain_end = source.size - header.cluster
+    for piece in source.numbers(offset, used * (2 if header.extended else 1), "Q", "big"):
+        entries = piece[::2] if header.extended else piece
+        bitmaps = piece[1::2] if header.extended else None
+        # Most tables point nowhere near the end of the file; compressed clusters have a high bit set and stay.
+        if max(map(NOT_COPIED.__and__, entries)) <= plain_end:
+            number += len(entries)
+            continue
+        for index, entry in enumerate(entries):
+            if entry & COMPRESSED:
+                _check_compressed(source, header, entry)
+            elif (entry & OFFSET_MASK) > plain_end:
+                _check_plain(source, header, entry, number + index, bitmaps[index] if bitmaps else None)
+        number += len(entries)
+
+
+def _check_plain(source: Source, header: Header, entry: int, number: int, bitmap: int | None) -> None:
+    """Check the data cluster of the guest's cluster ``number``, known to reach beyond the end of the file."""
+    if header.version >= 3 and bitmap is None and entry & ZERO:
+        return
+    length = min(header.cluster, header.virtual_size - number * header.cluster)
+    if bitmap is not None:
+        allocated = (bitmap & 0xFFFF_FFFF).bit_length()
+        length = min(length, allocated * header.cluster // SUBCLUSTERS)
+    if length:
+        source.need((entry & OFFSET_MASK) + length)
+
+
+def _check_compressed(source: Source, header: Header, entry: int) -> None:
+    bits = 62 - (header.cluster_bits - 8)
+    offset = entry & ((1 << bits) - 1)
+    sectors = (entry & (COMPRESSED - 1)) >> bits
+    end = (offset // SECTOR + sectors + 1) * SECTOR
+    if end <= source.size:
+        return
+    # The length is in whole sectors. Not every program pads the last one, so its data decides.
+    if end - source.size >= SECTOR or not _unpacks(source.read(offset, source.size - offset), header):
+        source.need(end)
+
+
+def _unpacks(data: bytes, header: Header) -> bool:
+    """True when ``data`` unpacks to a whole cluster."""
+    try:
+        if header.zstd:
+            unpacked = ZstdDecompressor().decompress(data, header.cluster)
+        else:
+            unpacked = zlib.decompressobj(-12).decompress(data, header.cluster)
+    except (zlib.error, ZstdError):
+        return False
+    return len(unpacked) == header.cluster

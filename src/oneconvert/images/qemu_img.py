@@ -1,0 +1,100 @@
+"""qemu-img: every verb with explicit formats, under limits, without a network."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from oneconvert.errors import CommandError, ImageRefusedError
+from oneconvert.images.format import ImageFormat
+from oneconvert.jobs.process import Completed, Limits, run
+
+LOG = logging.getLogger(__name__)
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+# 'info' needs less than 55 MiB in every format; OpenStack gives it as much, after CVE-2015-5162.
+INFO_LIMITS = Limits(address_space=GIB, cpu_seconds=30, file_size=1)
+# 'convert' was seen to use 0.4 GiB; its caches of metadata grow with the image.
+CONVERT_ADDRESS_SPACE = 3 * GIB
+# The slowest that is still work: inflating on an old core under load, and some time to start.
+CONVERT_SLOWEST = 2 * MIB  # bytes of the disk per CPU second
+CONVERT_START = 300  # CPU seconds
+# What a target format may need beside the data: 2 % for the tables, and headers.
+METADATA_SHARE = 50
+METADATA_BASE = 64 * MIB
+
+ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "HOME": "/"}
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What ``qemu-img info`` says. ``virtual_size`` in bytes; ``external`` is true when it names another file."""
+
+    format: str
+    virtual_size: int
+    external: bool
+
+
+def probe(image: Path, name: str) -> ImageInfo:
+    """What qemu-img takes ``image`` for by itself: for comparison only, see ``images.safety``."""
+    return _info(image, [], name)
+
+
+def info(image: Path, image_format: ImageFormat, name: str) -> ImageInfo:
+    """Read the header of ``image`` as ``image_format``. Raises ImageRefusedError when qemu-img cannot."""
+    return _info(image, ["-f", image_format.value], name)
+
+
+def convert(source: Path, source_format: ImageFormat, target: Path, target_format: ImageFormat, size: int) -> None:
+    """Convert the whole disk of ``size`` bytes. Raises CommandError; the target may be there in part then."""
+    limits = Limits(
+        address_space=CONVERT_ADDRESS_SPACE,
+        cpu_seconds=CONVERT_START + size // CONVERT_SLOWEST,
+        file_size=size + size // METADATA_SHARE + METADATA_BASE,
+    )
+    completed = _qemu_img(["convert", "-f", source_format.value, "-O", target_format.value, source, target], limits)
+    if completed.status != 0:
+        raise CommandError(_why(completed, source, "the image", target))
+
+
+def check(image: Path, image_format: ImageFormat) -> None:
+    """Verify the tables of an image that we made. Raises CommandError. Formats without a check pass."""
+    if image_format not in (ImageFormat.QCOW2, ImageFormat.VMDK, ImageFormat.VDI, ImageFormat.VHDX):
+        return
+    completed = _qemu_img(["check", "-f", image_format.value, image], INFO_LIMITS)
+    if completed.status != 0:
+        raise CommandError(f"the converted image is damaged: {_why(completed, image, 'it')}")
+
+
+def _info(image: Path, options: list[str], name: str) -> ImageInfo:
+    completed = _qemu_img(["info", "--output=json", *options, image], INFO_LIMITS)
+    if completed.status != 0:
+        raise ImageRefusedError(f"{name} cannot be read: {_why(completed, image, 'it')}")
+    try:
+        answer = json.loads(completed.stdout)
+        specific = answer.get("format-specific", {}).get("data", {})
+        return ImageInfo(
+            format=str(answer["format"]),
+            virtual_size=int(answer["virtual-size"]),
+            external="backing-filename" in answer
+            or "full-backing-filename" in answer
+            or "data-file" in specific
+            or any(extent.get("filename") != str(image) for extent in specific.get("extents", [])),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise CommandError(f"qemu-img info gives no answer that can be understood for {name}") from None
+
+
+def _qemu_img(arguments: list[str | Path], limits: Limits) -> Completed:
+    LOG.info("qemu-img %s", " ".join(str(each) for each in arguments))
+    return run(["qemu-img", *arguments], limits, environment=ENVIRONMENT)
+
+
+def _why(completed: Completed, image: Path, stand_in: str, target: Path | None = None) -> str:
+    """The reason without the paths of the workspace, which mean nothing to the user."""
+    text = completed.explain().replace(str(image), stand_in)
+    return text.replace(str(target), "the converted image") if target else text

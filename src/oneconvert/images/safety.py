@@ -1,0 +1,51 @@
+"""What we found in an image, held against what qemu-img finds.
+
+Native drivers let qemu-img probe the file that we hand over. So the format that it would find must be the one that we
+declare, on the way in and on the way out: whatever fools one of the two readers is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from oneconvert.errors import ImageRefusedError
+from oneconvert.images import qemu_img
+from oneconvert.images.format import ImageFormat
+from oneconvert.images.inspect import Inspection
+
+SECTOR = 512
+
+
+def confirm_source(image: Path, inspection: Inspection, name: str) -> None:
+    """Raise ImageRefusedError unless qemu-img reads ``image`` as the inspection does."""
+    probed = qemu_img.probe(image, name)
+    if probed.format != inspection.probed_as.value:
+        raise ImageRefusedError(
+            f"{name} is ambiguous: its content is {inspection.format}, but qemu-img takes it for {probed.format}"
+        )
+    agreed = inspection.probed_as is inspection.format
+    found = probed if agreed else qemu_img.info(image, inspection.format, name)
+    if found.external:
+        raise ImageRefusedError(f"{name} refers to other files, so it is not a whole image")
+    if inspection.format is not ImageFormat.LUKS and found.virtual_size != sectors(inspection.virtual_size):
+        raise ImageRefusedError(
+            f"{name} is ambiguous: its header says {inspection.virtual_size} bytes, qemu-img finds {found.virtual_size}"
+        )
+
+
+def confirm_result(image: Path, image_format: ImageFormat, virtual_size: int, name: str) -> None:
+    """Raise ImageRefusedError unless the converted ``image`` is what it should be, and nothing else."""
+    probed = qemu_img.probe(image, name)
+    if probed.format != image_format.value:
+        raise ImageRefusedError(
+            f"{name} is refused: the content of its disk is itself a {probed.format} image, which OpenNebula would "
+            f"take for the image; convert that one"
+        )
+    if probed.external or probed.virtual_size != sectors(virtual_size):
+        raise ImageRefusedError(f"{name}: the converted disk has {probed.virtual_size} bytes instead of {virtual_size}")
+    qemu_img.check(image, image_format)
+
+
+def sectors(size: int) -> int:
+    """``size`` in bytes, rounded up to whole sectors as qemu does."""
+    return -(-size // SECTOR) * SECTOR

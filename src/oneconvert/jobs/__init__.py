@@ -1,0 +1,1 @@
+"""What a running action owns: its workspace, its child processes, its log."""

@@ -1,0 +1,100 @@
+"""The private directory of one running import, and the end of what dead imports left."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from oneconvert.errors import SettingsError
+
+LOG = logging.getLogger(__name__)
+
+# Below the file system's directory: hidden, so that nothing takes it for an image.
+PARENT = ".oneconvert"
+LOCK = "lock"
+FALLBACK = Path("/var/tmp")  # noqa: S108 (a 0700 directory is made in it)
+# A directory without a held lock is a leftover, but not in the moment between its making and its locking.
+GRACE_SECONDS = 60.0
+
+
+@contextmanager
+def workspace(base: Path, label: str) -> Iterator[Path]:
+    """A new 0700 directory below ``base``, removed with all that is in it when the context is left.
+
+    A process that is killed by SIGKILL cannot remove anything: the next import below the same ``base`` on the same
+    host does. A lock that the kernel drops with the process tells the dead from the living.
+    Raises SettingsError when the directory cannot be made.
+    """
+    parent = base / PARENT
+    host = "".join(c if c.isalnum() else "-" for c in socket.gethostname())
+    try:
+        directory = _make(parent, f"{host}.{label}.")
+    except OSError as error:
+        raise SettingsError(
+            f"cannot make a directory for the import in {base}: {error.strerror}; see scratch_dir in oneconvert.conf"
+        ) from None
+    try:
+        with (directory / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _sweep(parent, host, directory)
+            yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        _remove_if_empty(parent)
+
+
+def workspace_base(scratch_dir: Path | None, base_path: str, usable: bool) -> Path:
+    """Where the workspace goes: the admin's choice, else the datastore's file system, else /var/tmp.
+
+    ``usable`` tells whether ``base_path``, the datastore's directory, is a place of this front-end at all. One that
+    does not exist yet is stood for by the nearest directory above it, which is on the same file system.
+    """
+    if scratch_dir is not None:
+        return scratch_dir
+    if usable and base_path.startswith("/"):
+        candidate = Path(os.path.normpath(base_path))
+        while not candidate.exists():
+            candidate = candidate.parent
+        if candidate != Path("/") and candidate.is_dir() and os.access(candidate, os.W_OK | os.X_OK):
+            return candidate
+    return FALLBACK
+
+
+def _make(parent: Path, prefix: str) -> Path:
+    # Another import may remove the empty parent between our making it and our using it.
+    for _ in range(20):
+        try:
+            parent.mkdir(mode=0o700, exist_ok=True)
+            if parent.is_symlink() or parent.stat().st_uid != os.geteuid():
+                # In /var/tmp anybody could have made it, and could then exchange what is in it.
+                raise SettingsError(f"{parent} belongs to another user; remove it or set scratch_dir elsewhere")
+            return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        except FileNotFoundError:
+            continue
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+
+
+def _sweep(parent: Path, host: str, ours: Path) -> None:
+    for directory in parent.glob(f"{host}.*"):
+        try:
+            if directory == ours or time.time() - directory.stat().st_mtime < GRACE_SECONDS:
+                continue
+            with (directory / LOCK).open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                LOG.warning("removing %s, which an import that was killed left", directory)
+                shutil.rmtree(directory, ignore_errors=True)
+        except OSError:  # held, or gone in the meantime
+            continue
+
+
+def _remove_if_empty(parent: Path) -> None:
+    with suppress(OSError):
+        parent.rmdir()

@@ -1,0 +1,136 @@
+"""What a ``cp`` document asks for, as typed values: nothing below this module knows about XML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from oneconvert.errors import MessageError
+from oneconvert.opennebula.document import Document
+from oneconvert.transfer.checksums import Checksum
+
+# include/Image.h (ImageType) and include/Datastore.h (DatastoreType) of OpenNebula.
+IMAGE_TYPES = {
+    0: "OS",
+    1: "CDROM",
+    2: "DATABLOCK",
+    3: "KERNEL",
+    4: "RAMDISK",
+    5: "CONTEXT",
+    6: "BACKUP",
+    7: "FILESYSTEM",
+}
+DATASTORE_TYPES = {0: "IMAGE_DS", 1: "SYSTEM_DS", 2: "FILE_DS", 3: "BACKUP_DS"}
+
+# Their monitors make the MD5 up from options and a date: it is the checksum of no file.
+MARKETS_WITHOUT_CHECKSUM = frozenset({"linuxcontainers", "turnkeylinux", "dockerhub", "docker_registry"})
+
+# What an image, and what its app, may say about its content. Native drivers read the first two only.
+IMAGE_CHECKSUMS = ("MD5", "SHA1", "SHA256", "SHA512")
+APP_CHECKSUM = "FROM_APP_MD5"
+
+
+@dataclass(frozen=True)
+class Image:
+    """The image to store. ``size_mib`` is what the user's quota was charged; ``url_args`` exists up to 6.8."""
+
+    id: int
+    name: str
+    type: str
+    path: str
+    url_args: str
+    size_mib: int
+    checksums: tuple[Checksum, ...]
+
+
+@dataclass(frozen=True)
+class Datastore:
+    """The datastore it goes to. Directories are as written by the admin; the limit is bytes per second or None."""
+
+    id: int
+    name: str
+    type: str
+    base_path: str
+    driver: str
+    convert: bool
+    decompress: bool
+    safe_dirs: tuple[str, ...]
+    restricted_dirs: tuple[str, ...]
+    bandwidth: int | None
+    has_bridge: bool
+    automounts_nfs: bool
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image for one datastore."""
+
+    image: Image
+    datastore: Datastore
+
+
+def read_request(document: Document) -> Request:
+    """Raises MessageError naming the first value that cannot be used."""
+    return Request(_image(document), _datastore(document))
+
+
+def _image(document: Document) -> Image:
+    return Image(
+        id=_integer(document, "IMAGE/ID"),
+        name=document.text("IMAGE/NAME"),
+        type=IMAGE_TYPES.get(_integer(document, "IMAGE/TYPE", 0), "UNKNOWN"),
+        path=document.text("IMAGE/PATH"),
+        url_args=document.text("IMAGE/TEMPLATE/URL_ARGS"),
+        size_mib=_integer(document, "IMAGE/SIZE", 0),
+        checksums=_checksums(document),
+    )
+
+
+def _checksums(document: Document) -> tuple[Checksum, ...]:
+    names = list(IMAGE_CHECKSUMS)
+    if document.text("MARKETPLACE/MARKET_MAD") not in MARKETS_WITHOUT_CHECKSUM:
+        names.append(APP_CHECKSUM)
+    texts = {name: document.text(f"IMAGE/TEMPLATE/{name}") for name in names}
+    # Drivers that have no checksum to tell say '-' (datastore/vcenter/export).
+    return tuple(Checksum.parse(name, text) for name, text in texts.items() if text not in ("", "-"))
+
+
+def _datastore(document: Document) -> Datastore:
+    def attribute(name: str) -> str:
+        return document.text(f"DATASTORE/TEMPLATE/{name}")
+
+    return Datastore(
+        id=_integer(document, "DATASTORE/ID"),
+        name=document.text("DATASTORE/NAME"),
+        type=DATASTORE_TYPES.get(_integer(document, "DATASTORE/TYPE", 0), "UNKNOWN"),
+        base_path=document.text("DATASTORE/BASE_PATH"),
+        driver=attribute("DRIVER").lower(),
+        convert=attribute("CONVERT").lower() != "no",
+        decompress=attribute("NO_DECOMPRESS").lower() != "yes",
+        safe_dirs=tuple(attribute("SAFE_DIRS").split()),
+        restricted_dirs=tuple(attribute("RESTRICTED_DIRS").split()),
+        bandwidth=_bandwidth(attribute("LIMIT_TRANSFER_BW")),
+        has_bridge=bool(attribute("BRIDGE_LIST")),
+        automounts_nfs=attribute("NFS_AUTO_ENABLE").lower() == "yes",
+    )
+
+
+def _integer(document: Document, path: str, default: int | None = None) -> int:
+    text = document.text(path)
+    if not text and default is not None:
+        return default
+    # isdecimal() alone would let through digits of other scripts, and int() blanks and underscores.
+    if not (text.isascii() and text.isdecimal()) or len(text) > 18:
+        raise MessageError(f"{path} in the document from oned is not a number")
+    return int(text)
+
+
+def _bandwidth(text: str) -> int | None:
+    """Bytes per second from curl's ``--limit-rate`` syntax, which LIMIT_TRANSFER_BW has: ``500k``, ``10M``, ``1G``."""
+    if not text:
+        return None
+    digits, factor = text, 1
+    if text[-1].lower() in "kmgtp":
+        digits, factor = text[:-1], 1024 ** (" kmgtp".index(text[-1].lower()))
+    if not (digits.isascii() and digits.isdecimal()) or not int(digits):
+        raise MessageError("LIMIT_TRANSFER_BW of the datastore is not a rate such as 500k or 10M")
+    return int(digits) * factor

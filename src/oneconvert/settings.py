@@ -1,0 +1,108 @@
+"""oneconvert.conf: every setting, its default and its check. The file that is installed explains them."""
+
+from __future__ import annotations
+
+import configparser
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Callable
+
+from oneconvert.errors import SettingsError
+
+SECTION = "oneconvert"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings; times in seconds. ``unset_driver`` is ``keep``, ``qcow2`` or ``raw``; None stands for empty."""
+
+    scratch_dir: Path | None = None
+    unset_driver: str = "keep"
+    tls_verify: bool = True
+    tls_ca_file: Path | None = None
+    connect_timeout: float = 30.0
+    idle_timeout: float = 60.0
+    log_file: Path | None = None
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"one of {', '.join(allowed)}")
+        return text
+
+    return read
+
+
+def _yes_or_no(text: str) -> bool:
+    if text.lower() not in ("yes", "no"):
+        raise ValueError("yes or no")
+    return text.lower() == "yes"
+
+
+def _path(text: str) -> Path | None:
+    if text and not text.startswith("/"):
+        raise ValueError("an absolute path")
+    return Path(text) if text else None
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e6:
+        raise ValueError("a number of seconds")
+    return seconds
+
+
+READERS: dict[str, Callable[[str], Any]] = {
+    "scratch_dir": _path,
+    "unset_driver": _choice("keep", "qcow2", "raw"),
+    "tls_verify": _yes_or_no,
+    "tls_ca_file": _path,
+    "connect_timeout": _seconds,
+    "idle_timeout": _seconds,
+    "log_file": _path,
+}
+
+
+def read_settings(remotes: Path) -> Settings:
+    """Read ``<remotes>/etc/oneconvert/oneconvert.conf``; without the file every setting has its default.
+
+    Raises SettingsError naming the file and the setting.
+    """
+    path = remotes / "etc" / "oneconvert" / "oneconvert.conf"
+    parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#",))
+    try:
+        with path.open(encoding="utf-8") as file:
+            parser.read_file(file)
+    except FileNotFoundError:
+        return Settings()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
+    except configparser.Error as error:
+        raise SettingsError(f"{path} is not understood: {' '.join(error.message.split())}") from None
+    unknown = [name for name in parser.sections() if name != SECTION]
+    if unknown:
+        raise SettingsError(f"{path}: there is no section [{unknown[0]}], only [{SECTION}]")
+    given = dict(parser[SECTION]) if parser.has_section(SECTION) else {}
+    known = {field.name for field in fields(Settings)}
+    values: dict[str, Any] = {}
+    for name, text in given.items():
+        if name not in known:
+            raise SettingsError(f"{path}: there is no setting {name}")
+        try:
+            values[name] = READERS[name](text.strip())
+        except ValueError as error:
+            raise SettingsError(f"{path}: {name} must be {error}") from None
+    return Settings(**values)
+
+
+def opennebula_directories() -> tuple[Path, Path, Path]:
+    """OpenNebula's var, etc and log directories: below ONE_LOCATION where that is set, else the system's."""
+    location = os.environ.get("ONE_LOCATION")
+    if location:
+        return Path(location, "var"), Path(location, "etc"), Path(location, "var")
+    return Path("/var/lib/one"), Path("/etc/one"), Path("/var/log/one")

@@ -1,0 +1,1 @@
+"""All that moves bytes: sources, checksums, compression, the spool."""

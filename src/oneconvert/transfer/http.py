@@ -1,0 +1,144 @@
+"""Images behind http:// and https://."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from oneconvert.errors import TransferError
+
+CHUNK = 1024 * 1024
+MAX_REDIRECTS = 10
+# Tries to get an answer at all; a transfer that has begun is not repeated.
+RETRIES = 3
+
+
+@dataclass(frozen=True)
+class HttpOptions:
+    """How to talk to servers. Timeouts in seconds, ``bandwidth`` in bytes per second; None: the system's, no limit."""
+
+    connect_timeout: float
+    idle_timeout: float
+    verify: bool
+    ca_file: Path | None
+    bandwidth: int | None
+
+
+class HttpBody:
+    """The body of one answer, as sent: a Content-Encoding is left in place, it is undone with other compression."""
+
+    def __init__(self, response: requests.Response, name: str, bandwidth: int | None) -> None:
+        self.name = name
+        self.length = _content_length(response)
+        self._raw: urllib3.response.BaseHTTPResponse = response.raw
+        self._bandwidth = bandwidth
+
+    def __iter__(self) -> Iterator[bytes]:
+        received, started = 0, time.monotonic()
+        while True:
+            try:
+                chunk = self._raw.read(CHUNK, decode_content=False)
+            except urllib3.exceptions.IncompleteRead:
+                self._fail_short(received)
+            except urllib3.exceptions.ReadTimeoutError:
+                raise TransferError(f"{self.name}: the server stopped sending after {received} bytes") from None
+            except urllib3.exceptions.HTTPError:
+                raise TransferError(f"{self.name}: the connection broke after {received} bytes") from None
+            if not chunk:
+                break
+            received += len(chunk)
+            yield chunk
+            if self._bandwidth:
+                time.sleep(max(0.0, received / self._bandwidth - (time.monotonic() - started)))
+        if self.length is not None and received != self.length:
+            self._fail_short(received)
+
+    def _fail_short(self, received: int) -> NoReturn:
+        announced = "" if self.length is None else f" of {self.length}"
+        raise TransferError(
+            f"{self.name}: the download is incomplete, the connection ended after {received}{announced} bytes"
+        ) from None
+
+
+@contextmanager
+def open_url(location: str, options: HttpOptions) -> Iterator[HttpBody]:
+    """Ask for ``location`` and follow redirects, to http and https only.
+
+    Raises TransferError when there is no answer, or not the file.
+    """
+    name = public_name(location)
+    with requests.Session() as session:
+        session.max_redirects = MAX_REDIRECTS
+        # With it requests would look for a password for the host in ~/.netrc, and prefer REQUESTS_CA_BUNDLE to us.
+        session.trust_env = False
+        retries = urllib3.Retry(
+            total=None, connect=RETRIES, read=0, status=RETRIES, other=0, redirect=False, backoff_factor=1,
+            status_forcelist=(502, 503, 504), allowed_methods=("GET",), raise_on_status=False,
+        )  # fmt: skip
+        for prefix in ("http://", "https://"):
+            session.mount(prefix, HTTPAdapter(max_retries=retries))
+        verify: bool | str = str(options.ca_file) if options.verify and options.ca_file else options.verify
+        if not options.verify:
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        try:
+            response = session.get(
+                location,
+                stream=True,
+                proxies=requests.utils.get_environ_proxies(location, no_proxy=None),
+                verify=verify,
+                timeout=(options.connect_timeout, options.idle_timeout),
+                headers={"Accept-Encoding": "identity", "User-Agent": "oneconvert"},
+            )
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            raise TransferError(f"{name}: {_reason(error)}") from None
+        with response:
+            if response.status_code != requests.codes.ok:
+                raise TransferError(
+                    f"{name}: the server answered {response.status_code} {response.reason or ''}".rstrip()
+                    + "; check the address of the image"
+                )
+            yield HttpBody(response, name, options.bandwidth)
+
+
+def public_name(location: str) -> str:
+    """A URL without user, password and query, which may hold secrets: for messages and logs."""
+    try:
+        parts = urlsplit(location)
+        host = parts.hostname or ""
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "the image's URL"
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host}{port}{parts.path}"
+
+
+def _content_length(response: requests.Response) -> int | None:
+    text = response.headers.get("Content-Length", "")
+    chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+    return int(text) if text.isascii() and text.isdecimal() and not chunked else None
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the URL that the texts of requests repeat."""
+    if isinstance(error, requests.exceptions.SSLError):
+        return "the server's TLS certificate is not trusted; set tls_ca_file (or tls_verify = no) in oneconvert.conf"
+    if isinstance(error, requests.TooManyRedirects):
+        return f"more than {MAX_REDIRECTS} redirects"
+    if isinstance(error, requests.exceptions.InvalidSchema):
+        return "the server redirects to something that is neither http nor https"
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "the proxy cannot be reached"
+    if isinstance(error, requests.Timeout):
+        return "the server does not answer"
+    if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, ValueError)):
+        return "the URL is not valid"
+    return "the server cannot be reached"

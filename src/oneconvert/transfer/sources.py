@@ -1,0 +1,62 @@
+"""Where images come from: one module per scheme, each with the same ``open``; this is their registry."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Callable, Protocol
+
+from oneconvert.errors import NotAllowedError
+from oneconvert.transfer import http, local
+from oneconvert.transfer.directories import DirectoryRules
+
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+class Source(Protocol):
+    """An opened image: its bytes once, front to back, in chunks.
+
+    ``name`` stands for it in messages and holds nothing secret. ``length`` is in bytes, None when it is not known.
+    Iterating raises TransferError when fewer bytes arrive than were announced.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def length(self) -> int | None: ...  # noqa: D102
+    def __iter__(self) -> Iterator[bytes]: ...
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What the openers need to know: the settings of the transfer and the admin's rules for local files."""
+
+    http: http.HttpOptions
+    directories: DirectoryRules
+
+
+Opener = Callable[[str, SourceOptions], "AbstractContextManager[Source]"]
+
+OPENERS: dict[str, Opener] = {
+    "": lambda location, options: local.open_file(location, options.directories),
+    "http": lambda location, options: http.open_url(location, options.http),
+    "https": lambda location, options: http.open_url(location, options.http),
+}
+
+
+def scheme_of(location: str) -> str:
+    """The scheme of a URL in lower case; empty for a path."""
+    match = SCHEME.match(location)
+    return match.group(1).lower() if match else ""
+
+
+def open_source(location: str, options: SourceOptions) -> AbstractContextManager[Source]:
+    """Open ``location``. Raises NotAllowedError for a scheme that is not in the registry."""
+    scheme = scheme_of(location)
+    if scheme not in OPENERS:
+        raise NotAllowedError(
+            f"images cannot be fetched by {scheme}://; use http://, https:// or a path on the front-end"
+        )
+    return OPENERS[scheme](location, options)

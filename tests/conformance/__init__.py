@@ -1,0 +1,1 @@
+"""oneconvert under unmodified OpenNebula scripts: see test_conformance.py."""

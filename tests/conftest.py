@@ -1,0 +1,26 @@
+"""What the tests share: one front-end, one set of images, one web server for the whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from rig.front_end import FrontEnd
+from rig.images import Images
+from rig.web import Web, serve
+
+
+@pytest.fixture(scope="session")
+def front_end(tmp_path_factory: pytest.TempPathFactory) -> FrontEnd:
+    return FrontEnd.install(tmp_path_factory.mktemp("one"))
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
+    return Images.make(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="session")
+def web(images: Images) -> Iterator[Web]:
+    with serve(images.directory) as server:
+        yield server

@@ -1,0 +1,204 @@
+"""A front-end in a directory: the stand-in for OpenNebula's drivers, with oneconvert installed by install.sh."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rig.messages import Datastore, Messages
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RELEASES = {"5.12": (5, 12, 13), "6.4": (6, 4, 6), "6.8": (6, 8, 3), "7.4": (7, 4, 0)}
+
+# A native driver that writes down what it was given and answers with what it was told to.
+RECORDER = """#!/bin/sh
+here=${0%/*}
+cat > "$here/record/stdin"
+printf '%s\\n' "$0" "$@" > "$here/record/arguments"
+cat "$here/record/stdout"
+cat "$here/record/stderr" >&2
+exit "$(cat "$here/record/status")"
+"""
+
+# A third-party driver in the way of addon-linstor: it knows nothing of downloader.sh and copies PATH itself.
+THIRD_PARTY = """#!/usr/bin/env python3
+import base64, re, shutil, sys
+document = base64.b64decode(sys.stdin.read()).decode()
+def text(tag):
+    return re.search(f"<{tag}>(?:<!\\\\[CDATA\\\\[)?(.*?)(?:]]>)?</{tag}>", document).group(1)
+target = text("BASE_PATH") + "/volume-" + sys.argv[-1]
+shutil.copyfile(text("PATH"), target)
+print(target)
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What oned would get, and how long the action took in seconds."""
+
+    status: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+    @property
+    def source(self) -> Path:
+        return Path(self.stdout.split()[0])
+
+    @property
+    def format(self) -> str:
+        return self.stdout.split()[1]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What reached the recording driver."""
+
+    program: str
+    arguments: list[str]
+    stdin: bytes
+
+
+class FrontEnd:
+    """A self-contained OpenNebula in ``location``."""
+
+    def __init__(self, location: Path) -> None:
+        self.location = location
+        self.remotes = location / "var" / "remotes"
+        self.log = location / "var" / "oneconvert.log"
+        self._idents = itertools.count(100)
+
+    @classmethod
+    def install(cls, location: Path) -> FrontEnd:
+        front_end = cls(location)
+        shutil.copytree(REPOSITORY / "share" / "demo" / "remotes", front_end.remotes, symlinks=True)
+        drivers = front_end.remotes / "datastore"
+        recorder = drivers / "recorder"
+        (recorder / "record").mkdir(parents=True)
+        for action in ("cp", "rm", "stat", "mkfs", "clone", "monitor", "snap_delete", "export", "restore"):
+            (recorder / action).write_text(RECORDER)
+            (recorder / action).chmod(0o755)
+        third_party = drivers / "thirdparty"
+        third_party.mkdir()
+        (third_party / "cp").write_text(THIRD_PARTY)
+        (third_party / "cp").chmod(0o755)
+        for name in ("dev", "ceph", "vcenter"):
+            shutil.copytree(recorder, drivers / name)
+        (location / "etc").mkdir()
+        command = [REPOSITORY / "install.sh", "--no-packages"]
+        subprocess.run(command, env=front_end.environment(), check=True, stdout=subprocess.DEVNULL)
+        return front_end
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        inherited = {name: os.environ[name] for name in os.environ if not name.lower().endswith("_proxy")}
+        return {**inherited, "ONE_LOCATION": str(self.location), "HOME": str(self.location), **extra}
+
+    def datastore(self, driver: str | None = "qcow2", ds_mad: str = "oneconvert_fs", **other: object) -> Datastore:
+        """A new, empty datastore."""
+        ident = next(self._idents)
+        base = self.location / "var" / "datastores" / str(ident)
+        base.mkdir(parents=True)
+        return replace(Datastore(ident, str(base), ds_mad, driver), **other)  # type: ignore[arg-type]
+
+    def call(
+        self,
+        action: str,
+        document: str | bytes,
+        driver: str = "oneconvert_fs",
+        ident: int | str = 42,
+        release: str = "7.4",
+        **environment: str,
+    ) -> Answer:
+        """Run an action as one_datastore.rb of ``release`` does; ``6.4 -i`` is 6.4 with its stdin option."""
+        process, stdin = self.start(action, document, driver, ident, release, **environment)
+        started = time.monotonic()
+        stdout, stderr = process.communicate(stdin)
+        return Answer(process.returncode, stdout.decode(), stderr.decode(), time.monotonic() - started)
+
+    def start(
+        self,
+        action: str,
+        document: str | bytes,
+        driver: str = "oneconvert_fs",
+        ident: int | str = 42,
+        release: str = "7.4",
+        **environment: str,
+    ) -> tuple[subprocess.Popen[bytes], bytes]:
+        """Start an action; returns its process and what must be written to it."""
+        payload = base64.b64encode(document.encode()) if isinstance(document, str) else document
+        arguments, stdin = [str(ident)], payload
+        if release.endswith(" -i"):
+            arguments = ["-", str(ident)]
+        elif RELEASES[release] < (6, 8):
+            arguments, stdin = [payload.decode(), str(ident)], b""
+        process = subprocess.Popen(
+            [self.remotes / "datastore" / driver / action, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=self.location / "var",
+            env=self.environment(**environment),
+            start_new_session=True,
+        )
+        return process, stdin
+
+    def record(self, driver: str = "recorder") -> Record:
+        """What the recording driver was given last."""
+        directory = self.remotes / "datastore" / driver / "record"
+        program, *arguments = (directory / "arguments").read_text().splitlines()
+        return Record(program, arguments, (directory / "stdin").read_bytes())
+
+    def will_answer(self, stdout: str = "", stderr: str = "", status: int = 0, driver: str = "recorder") -> None:
+        """Tell the recording driver what to say next."""
+        directory = self.remotes / "datastore" / driver / "record"
+        for stale in ("stdin", "arguments"):
+            (directory / stale).unlink(missing_ok=True)
+        for name, text in (("stdout", stdout), ("stderr", stderr), ("status", str(status))):
+            (directory / name).write_text(text)
+
+    def left_in(self, datastore: Datastore) -> list[str]:
+        """Everything in the datastore's directory, hidden or not."""
+        base = Path(datastore.base_path)
+        return sorted(str(path.relative_to(base)) for path in base.rglob("*"))
+
+
+def messages(release: str = "7.4") -> Messages:
+    return Messages(RELEASES[release.removesuffix(" -i")])
+
+
+def info(path: Path, *options: str) -> dict[str, object]:
+    answer = subprocess.run(["qemu-img", "info", "--output=json", *options, path], check=True, capture_output=True)
+    return dict(json.loads(answer.stdout))
+
+
+def same_disk(one: Path, one_format: str, other: Path, other_format: str) -> bool:
+    """Whether a guest would see the same bytes, and a disk of the same size."""
+    sizes = {info(path, "-f", each)["virtual-size"] for path, each in ((one, one_format), (other, other_format))}
+    command = ["qemu-img", "compare", "-f", one_format, "-F", other_format, one, other]
+    return len(sizes) == 1 and subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
+
+
+def processes_of(group: int) -> list[int]:
+    """The living processes of a session, by its leader's pid."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == group and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def interrupt(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> int:
+    process.send_signal(number)
+    return process.wait(timeout=30)

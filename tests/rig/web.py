@@ -1,0 +1,145 @@
+"""A web server for the tests: files, and the misbehaviour of servers."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Handler = http.server.BaseHTTPRequestHandler
+Behaviour = Callable[[Handler], None]
+
+
+@dataclass
+class Web:
+    """A server on loopback. ``pages`` says what it does for a path; other paths are files of ``directory``."""
+
+    directory: Path
+    port: int = 0
+    pages: dict[str, Behaviour] = field(default_factory=dict)
+    requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}/{path}"
+
+
+@contextmanager
+def serve(directory: Path) -> Iterator[Web]:
+    web = Web(directory)
+
+    class Requests(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            path = self.path.split("?")[0].lstrip("/")
+            web.requests.append((self.path, dict(self.headers)))
+            try:
+                web.pages.get(path, send_file(directory / path))(self)
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Requests)
+    server.daemon_threads = True
+    web.port = server.server_port
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield web
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def send_file(path: Path) -> Behaviour:
+    def behave(request: Handler) -> None:
+        if not path.is_file():
+            return status(404)(request)
+        request.send_response(200)
+        request.send_header("Content-Length", str(path.stat().st_size))
+        request.end_headers()
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                request.wfile.write(chunk)
+        return None
+
+    return behave
+
+
+def status(code: int) -> Behaviour:
+    def behave(request: Handler) -> None:
+        request.send_response(code)
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+
+    return behave
+
+
+def redirect(location: str) -> Behaviour:
+    def behave(request: Handler) -> None:
+        request.send_response(302)
+        request.send_header("Location", location)
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+
+    return behave
+
+
+def chunked(path: Path) -> Behaviour:
+    """The file without a length."""
+
+    def behave(request: Handler) -> None:
+        request.send_response(200)
+        request.send_header("Transfer-Encoding", "chunked")
+        request.end_headers()
+        data = path.read_bytes()
+        for start in range(0, len(data), 100_000):
+            piece = data[start : start + 100_000]
+            request.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        request.wfile.write(b"0\r\n\r\n")
+
+    return behave
+
+
+def cut_off(path: Path, after: int) -> Behaviour:
+    """Announces the whole file and closes the connection after some bytes of it."""
+
+    def behave(request: Handler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", str(path.stat().st_size))
+        request.end_headers()
+        request.wfile.write(path.read_bytes()[:after])
+        request.close_connection = True
+
+    return behave
+
+
+def stall(path: Path, after: int, released: threading.Event) -> Behaviour:
+    """Sends some bytes, then nothing until ``released``."""
+
+    def behave(request: Handler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", str(path.stat().st_size))
+        request.end_headers()
+        request.wfile.write(path.read_bytes()[:after])
+        request.wfile.flush()
+        released.wait(60)
+        request.close_connection = True
+
+    return behave
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return condition()
