@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from rig.front_end import FrontEnd
 from rig.images import Images
 from rig.web import Web, serve

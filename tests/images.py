@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
-import subprocess  # noqa: TID251 - the tests make their images with the real qemu-img
+import subprocess
 import sys
 import uuid
 import zlib

@@ -101,7 +101,9 @@ def compare(original: Path | None, stored: Path, left: list[str]) -> int:
     CONSOLE.print(f"files in the datastore: {', '.join(left)}")
     if original is None:
         return 0
-    formats = [json.loads(output("qemu-img", "info", "--output=json", str(each)))["format"] for each in (original, stored)]
+    formats = [
+        json.loads(output("qemu-img", "info", "--output=json", str(each)))["format"] for each in (original, stored)
+    ]
     command = ["qemu-img", "compare", "-f", formats[0], "-F", formats[1], str(original), str(stored)]
     verdict = subprocess.run(command, capture_output=True, text=True, check=False)
     CONSOLE.print(f"qemu-img compare: [bold green]{verdict.stdout.strip()}[/]")

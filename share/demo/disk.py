@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 from pathlib import Path
@@ -26,7 +27,7 @@ def make_vmdk(directory: Path) -> Path:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text(text)
     # Something of the size that an operating system has, and that does not compress away.
-    (tree / "boot/vmlinuz").write_bytes(Path("/dev/urandom").open("rb").read(24 * MIB))
+    (tree / "boot/vmlinuz").write_bytes(os.urandom(24 * MIB))
     raw = directory / "disk.raw"
     with raw.open("wb") as disk:
         disk.write(master_boot_record())

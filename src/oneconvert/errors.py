@@ -44,10 +44,11 @@ class HandOverError(OneconvertError):
     """The native datastore driver did not take the finished image."""
 
 
-class InterruptedBySignalError(OneconvertError):
+class InterruptedBySignalError(BaseException):
     """A signal asked the action to stop.
 
-    ``signum`` is the number of the signal; the exit status is 128 plus that number, as a shell reports it.
+    Not an OneconvertError, nor any Exception: a library that catches those would swallow it. ``signum`` is the number
+    of the signal; the exit status is 128 plus that number, as a shell reports it.
     """
 
     def __init__(self, signum: int, name: str) -> None:

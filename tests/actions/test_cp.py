@@ -6,6 +6,7 @@ import hashlib
 import re
 
 import pytest
+
 from rig.front_end import FrontEnd, info, messages, same_disk
 from rig.images import COMPRESSIONS, FORMATS, SIZE_MB, Images
 from rig.messages import App

@@ -7,6 +7,7 @@ import statistics
 import time
 
 import pytest
+
 from rig.front_end import FrontEnd, messages
 from rig.images import SIZE_MB
 from rig.messages import Datastore

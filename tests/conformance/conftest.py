@@ -7,7 +7,7 @@ import http.server
 import itertools
 import os
 import shutil
-import subprocess  # noqa: TID251 - the rig starts OpenNebula's programs, not the product's
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
-import subprocess  # noqa: TID251 - the rig starts OpenNebula's programs, not the product's
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 

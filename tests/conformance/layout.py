@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess  # noqa: TID251 - the rig starts OpenNebula's programs, not the product's
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,10 +29,19 @@ _DESTINATION = re.compile(r"^\s*([A-Z0-9_]+):\$(LIB|ETC|VAR)_LOCATION(\S*)\s*$",
 _PARTS = re.compile(r"(lib/(mads|ruby|sh)|etc|var/remotes|var/remotes/(etc/)?(datastore|market)(/.*)?)")
 
 _PATHS_LIBRARY = "load_opennebula_paths"
-_NEEDED = ("lib/mads/one_datastore", "lib/mads/one_datastore.rb", "lib/mads/madcommon.sh",
-           "lib/ruby/OpenNebulaDriver.rb", "lib/ruby/CommandManager.rb", "lib/sh/scripts_common.sh",
-           "var/remotes/datastore/xpath.rb", "var/remotes/datastore/fs/cp", "var/remotes/datastore/fs/stat",
-           "var/remotes/etc/datastore/fs/fs.conf", "etc/defaultrc")  # fmt: skip
+_NEEDED = (
+    "lib/mads/one_datastore",
+    "lib/mads/one_datastore.rb",
+    "lib/mads/madcommon.sh",
+    "lib/ruby/OpenNebulaDriver.rb",
+    "lib/ruby/CommandManager.rb",
+    "lib/sh/scripts_common.sh",
+    "var/remotes/datastore/xpath.rb",
+    "var/remotes/datastore/fs/cp",
+    "var/remotes/datastore/fs/stat",
+    "var/remotes/etc/datastore/fs/fs.conf",
+    "etc/defaultrc",
+)
 
 
 class LayoutError(Exception):

@@ -7,7 +7,7 @@ import contextlib
 import os
 import queue
 import signal
-import subprocess  # noqa: TID251 - the rig starts OpenNebula's programs, not the product's
+import subprocess
 import threading
 import time
 from collections.abc import Iterator

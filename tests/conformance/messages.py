@@ -148,8 +148,9 @@ class Messages:
         return self._version >= (6,)
 
     def cp(self, ident: int, path: str, size_mb: int, datastore: Datastore, app: App | None = None) -> str:
-        image = _Image(ident, f"image_{ident}", size_mb, datastore, path=path,
-                       attributes=app.attributes() if app else {})  # fmt: skip
+        image = _Image(
+            ident, f"image_{ident}", size_mb, datastore, path=path, attributes=app.attributes() if app else {}
+        )
         return self._action(self._image(image), datastore.document(), app.marketplace() if app else "")
 
     def mkfs(self, ident: int, disk_format: str, size_mb: int, datastore: Datastore) -> str:
@@ -157,8 +158,9 @@ class Messages:
         return self._action(self._image(image), datastore.document())
 
     def clone(self, ident: int, original: str, disk_format: str, size_mb: int, datastore: Datastore) -> str:
-        image = _Image(ident, f"clone_{ident}", size_mb, datastore, path=original, disk_format=disk_format,
-                       cloned_from=ident - 1)  # fmt: skip
+        image = _Image(
+            ident, f"clone_{ident}", size_mb, datastore, path=original, disk_format=disk_format, cloned_from=ident - 1
+        )
         return self._action(self._image(image), datastore.document())
 
     def rm(self, ident: int, source: str, disk_format: str, size_mb: int, datastore: Datastore) -> str:

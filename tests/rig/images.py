@@ -32,12 +32,14 @@ FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
     "qcow2-compressed": ("qcow2", ("-c",)),
     "qcow2-zstd": ("qcow2", ("-c", "-o", "compression_type=zstd")),
 }
+# With a checksum, as the zstd command makes it.
+ZSTD_OPTIONS = {zstd.CompressionParameter.compression_level: 1, zstd.CompressionParameter.checksum_flag: 1}
 COMPRESSIONS = {
     "plain": bytes,
     "gz": lambda data: gzip.compress(data, 1),
     "bz2": lambda data: bz2.compress(data, 1),
     "xz": lambda data: lzma.compress(data, preset=0),
-    "zst": lambda data: zstd.compress(data, 1),
+    "zst": lambda data: zstd.compress(data, options=ZSTD_OPTIONS),
 }
 
 

@@ -15,11 +15,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import zstandard
 
 import images
 from images import MIB, be32, be64, inspect, le32, le64, patched
 from oneconvert.errors import ImageRefusedError
+from oneconvert.images import qemu_img
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspect import StreamInspector
 
@@ -43,6 +43,15 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(raw: Path) -> dict[str, bytes]:
     """One image of every kind."""
     return {kind: images.make(raw.parent, kind, raw).read_bytes() for kind in images.KINDS}
+
+
+@pytest.fixture(scope="module")
+def luks(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A LUKS volume of version 1; made once, because deriving its key takes seconds."""
+    path = tmp_path_factory.mktemp("luks") / "luks.img"
+    secret = ("--object", "secret,id=key,data=abc", "-o", "key-secret=key,iter-time=10")
+    images.qemu_img("create", "-q", "-f", "luks", *secret, path, "1M")
+    return path.read_bytes()
 
 
 def refusal(image: bytes, step: int = MIB) -> str:
@@ -118,11 +127,9 @@ class TestAccepted:
         assert inspect(images.vmware_stream(bytes(MIB), text)).format is ImageFormat.VMDK
 
     @pytest.mark.parametrize("version", [1, 2])
-    def test_luks_is_as_long_as_its_file(self, version: int, tmp_path: Path) -> None:
+    def test_luks_is_as_long_as_its_file(self, version: int, luks: bytes, tmp_path: Path) -> None:
         path = tmp_path / "luks.img"
-        secret = ("--object", "secret,id=key,data=abc", "-o", "key-secret=key,iter-time=10")
-        images.qemu_img("create", "-q", "-f", "luks", *secret, path, "1M")
-        image = patched(path.read_bytes(), (6, struct.pack(">H", version)))
+        image = patched(luks, (6, struct.pack(">H", version)))
         path.write_bytes(image)
         inspection = inspect(image)
         assert (inspection.format, inspection.virtual_size) == (ImageFormat.LUKS, len(image))
@@ -143,10 +150,13 @@ class TestVhdSize:
         assert inspect(bytes(MIB) + footer).virtual_size == MIB
 
     @pytest.mark.parametrize("creator", [b"vbox", b"wa\0\0"])
-    def test_creators_that_only_a_recent_qemu_believes_are_noted(self, creator: bytes) -> None:
-        inspection = inspect(bytes(MIB) + images.vhd_footer(creator=creator))
+    def test_creators_that_only_a_recent_qemu_believes_are_believed(self, creator: bytes, tmp_path: Path) -> None:
+        path = tmp_path / "fixed,with comma.vhd"
+        path.write_bytes(bytes(MIB) + images.vhd_footer(creator=creator))
+        inspection = inspect(path.read_bytes())
         assert inspection.virtual_size == MIB
-        assert "qemu-img before 10.0" in inspection.notes[0]
+        assert inspection.options == ("force_size_calc=current_size",)
+        assert qemu_img.info(path, inspection, "it").virtual_size == MIB
 
     def test_a_geometry_that_cuts_the_disk_is_noted(self) -> None:
         inspection = inspect(bytes(MIB) + images.vhd_footer(creator=b"vpc "))
@@ -232,10 +242,12 @@ class TestVmdkRefused:
 
     @pytest.mark.parametrize("odd", [b"\0", b"\x7f", "ü".encode(), b"\xff", b"\x1b[2J"])
     def test_an_odd_byte_does_not_hide_a_text_descriptor(self, odd: bytes, tmp_path: Path) -> None:
-        text = b"# comment " + odd + b'\nversion=1\nCID=1\nparentCID=ffffffff\nRW 1 FLAT "/etc/passwd" 0\n'
+        (tmp_path / "flat").write_bytes(bytes(512))
+        text = b'# comment\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="monolithicFlat"\nRW 1 FLAT "flat" 0\n'
+        text += b"# another " + odd + b"\n"
         path = tmp_path / "descriptor"
         path.write_bytes(text.ljust(1024, b"\0"))
-        assert json.loads(images.qemu_img("info", "--output=json", "-U", path).strip() or "{}")["format"] == "vmdk"
+        assert json.loads(images.qemu_img("info", "--output=json", path))["format"] == "vmdk"
         for length in (len(text), 512, 1024):
             assert "only the descriptor" in refusal(text.ljust(length, b"\0"))
 
@@ -439,7 +451,7 @@ class TestNeverADisk:
             (gzip.compress(b"disk"), "compressed with gzip"),
             (bz2.compress(b"disk"), "compressed with bzip2"),
             (lzma.compress(b"disk"), "compressed with xz"),
-            (zstandard.compress(b"disk"), "compressed with zstd"),
+            (b"\x28\xb5\x2f\xfd" + bytes(100), "compressed with zstd"),
             (b"\x04\x22\x4d\x18" + bytes(100), "compressed with lz4"),
             (_zip(), "a zip archive"),
             (_tar(), "a tar (or OVA) archive"),
@@ -493,7 +505,7 @@ class TestAmbiguous:
 
 class TestTruncatedHeader:
     @pytest.mark.parametrize("kind", [k for k in images.KINDS if not k.startswith("vhd-fixed")])
-    @pytest.mark.parametrize("length", [100, 511, 1000])
+    @pytest.mark.parametrize("length", [100, 300, 511])
     def test_what_ends_within_its_header_is_refused(self, kind: str, length: int, made: dict[str, bytes]) -> None:
         assert refusal(made[kind][:length])
 

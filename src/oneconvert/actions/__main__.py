@@ -1,53 +1,14 @@
-"""The process behind ``remotes/datastore/oneconvert_<native>/cp``: from arguments to exit status.
-
-Here every failure becomes one sentence for the user; what a developer wants to know goes to the log.
-"""
+"""Where the executables below ``remotes/`` begin: ``python3 -I -m oneconvert.actions PROGRAM [ARGUMENT...]``."""
 
 from __future__ import annotations
 
-import logging
 import sys
 
-from oneconvert.errors import InterruptedBySignalError, OneconvertError
-from oneconvert.jobs.log import log_to_file
-from oneconvert.jobs.signals import raise_on_signals
-from oneconvert.opennebula.document import Document
-from oneconvert.opennebula.invocation import Invocation, read_invocation
-from oneconvert.opennebula.results import expects_markers, write_error
-from oneconvert.settings import read_settings
-
-LOG = logging.getLogger(__name__)
-FAILURE = 1
-
-
-def main(program: str, arguments: list[str]) -> int:
-    """Run one action and return its exit status."""
-    invocation: Invocation | None = None
-    document: Document | None = None
-    try:
-        raise_on_signals()
-        # Here, because it needs libraries: one that is missing is an error like another.
-        from oneconvert.actions import datastore
-
-        invocation = read_invocation(program, arguments, sys.stdin.buffer)
-        settings = read_settings(invocation.remotes)
-        log_to_file(settings.log_file, invocation.native, invocation.object_id)
-        document = Document.decode(invocation.payload)
-        datastore.cp(invocation, document, settings)
-    except OneconvertError as error:
-        LOG.error("%s", error.sentence)
-        sentence = error.sentence
-        status = 128 + error.signum if isinstance(error, InterruptedBySignalError) else FAILURE
-    except Exception as error:
-        LOG.exception("unexpected")
-        sentence = f"oneconvert failed in an unexpected way ({type(error).__name__}); its log file has the details"
-        status = FAILURE
-    else:
-        return 0
-    markers = invocation is not None and expects_markers(document, invocation.remotes)
-    write_error(sentence, markers)
-    return status
-
+try:
+    from oneconvert.actions.driver import main
+except ImportError as error:
+    # One line for oned, not a traceback.
+    sys.exit(f"oneconvert is not completely installed ({error.name} is missing): run its install.sh again")
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -99,7 +99,7 @@ def _convert(spool: Path, found: Inspection, target: ImageFormat | None, directo
     if target in (None, found.format) or found.format is ImageFormat.LUKS:
         return FinishedImage(spool, found.format, found.virtual_size)
     result = directory / "result"
-    qemu_img.convert(spool, found.format, result, target, found.virtual_size)
+    qemu_img.convert(spool, found, result, target)
     confirm_result(result, target, found.virtual_size, name)
     spool.unlink()
     return FinishedImage(result, target, found.virtual_size)

@@ -35,6 +35,8 @@ class Inspection:
     """Bytes of the disk inside, a multiple of 512."""
     probed_as: ImageFormat
     """What qemu-img finds when it probes: a fixed VHD and LUKS version 2 look like raw to it."""
+    options: tuple[str, ...] = ()
+    """Options of qemu's block driver without which some versions of it would read another disk."""
     notes: tuple[str, ...] = ()
     """Clauses for the log: "3 internal snapshots are dropped by a conversion"."""
 
@@ -148,6 +150,7 @@ class StreamInspector:
                     format=inspector.FORMAT,
                     virtual_size=inspector.virtual_size,
                     probed_as=inspector.probed_as,
+                    options=inspector.options,
                     notes=inspector.notes,
                 )
         if self._length < SECTOR:
@@ -156,4 +159,4 @@ class StreamInspector:
             )
         size = -(-self._length // SECTOR) * SECTOR
         notes = () if size == self._length else (f"its length, {self._length} bytes, is not in whole sectors",)
-        return Inspection(ImageFormat.RAW, size, ImageFormat.RAW, notes)
+        return Inspection(ImageFormat.RAW, size, ImageFormat.RAW, notes=notes)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from oneconvert.errors import CommandError, ImageRefusedError
 from oneconvert.images.format import ImageFormat
+from oneconvert.images.inspect import Inspection
 from oneconvert.jobs.process import Completed, Limits, run
 
 LOG = logging.getLogger(__name__)
@@ -41,22 +42,25 @@ class ImageInfo:
 
 def probe(image: Path, name: str) -> ImageInfo:
     """What qemu-img takes ``image`` for by itself: for comparison only, see ``images.safety``."""
-    return _info(image, [], name)
+    return _info([image], image, name)
 
 
-def info(image: Path, image_format: ImageFormat, name: str) -> ImageInfo:
-    """Read the header of ``image`` as ``image_format``. Raises ImageRefusedError when qemu-img cannot."""
-    return _info(image, ["-f", image_format.value], name)
+def info(image: Path, found: Inspection, name: str) -> ImageInfo:
+    """Read the header of ``image`` as the inspection says. Raises ImageRefusedError when qemu-img cannot."""
+    return _info([*_format_options(found), _filename(image, found)], image, name)
 
 
-def convert(source: Path, source_format: ImageFormat, target: Path, target_format: ImageFormat, size: int) -> None:
-    """Convert the whole disk of ``size`` bytes. Raises CommandError; the target may be there in part then."""
+def convert(source: Path, found: Inspection, target: Path, target_format: ImageFormat) -> None:
+    """Convert the whole disk. Raises CommandError; the target may be there in part then."""
+    size = found.virtual_size
     limits = Limits(
         address_space=CONVERT_ADDRESS_SPACE,
         cpu_seconds=CONVERT_START + size // CONVERT_SLOWEST,
         file_size=size + size // METADATA_SHARE + METADATA_BASE,
     )
-    completed = _qemu_img(["convert", "-f", source_format.value, "-O", target_format.value, source, target], limits)
+    completed = _qemu_img(
+        ["convert", *_format_options(found), "-O", target_format.value, _filename(source, found), target], limits
+    )
     if completed.status != 0:
         raise CommandError(_why(completed, source, "the image", target))
 
@@ -70,8 +74,23 @@ def check(image: Path, image_format: ImageFormat) -> None:
         raise CommandError(f"the converted image is damaged: {_why(completed, image, 'it')}")
 
 
-def _info(image: Path, options: list[str], name: str) -> ImageInfo:
-    completed = _qemu_img(["info", "--output=json", *options, image], INFO_LIMITS)
+def _format_options(found: Inspection) -> list[str]:
+    """How the format is told: never one of qemu-img's own choice."""
+    return ["--image-opts"] if found.options else ["-f", found.format.value]
+
+
+def _filename(image: Path, found: Inspection) -> str | Path:
+    """How the file is told, to go with the format."""
+    if not found.options:
+        return image
+    # In this syntax a comma ends an option and two commas stand for one (qemu, docs/system/qemu-block-drivers).
+    file = str(image).replace(",", ",,")
+    options = (f"driver={found.format.value}", *found.options, "file.driver=file", f"file.filename={file}")
+    return ",".join(options)
+
+
+def _info(opened: list[str | Path], image: Path, name: str) -> ImageInfo:
+    completed = _qemu_img(["info", "--output=json", *opened], INFO_LIMITS)
     if completed.status != 0:
         raise ImageRefusedError(f"{name} cannot be read: {_why(completed, image, 'it')}")
     try:

@@ -13,8 +13,6 @@ from oneconvert.images import qemu_img
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspect import Inspection
 
-SECTOR = 512
-
 
 def confirm_source(image: Path, inspection: Inspection, name: str) -> None:
     """Raise ImageRefusedError unless qemu-img reads ``image`` as the inspection does."""
@@ -23,11 +21,13 @@ def confirm_source(image: Path, inspection: Inspection, name: str) -> None:
         raise ImageRefusedError(
             f"{name} is ambiguous: its content is {inspection.format}, but qemu-img takes it for {probed.format}"
         )
-    agreed = inspection.probed_as is inspection.format
-    found = probed if agreed else qemu_img.info(image, inspection.format, name)
+    if inspection.format is ImageFormat.LUKS:
+        return  # its header tells qemu-img nothing more, and version 2 nothing at all
+    agreed = inspection.probed_as is inspection.format and not inspection.options
+    found = probed if agreed else qemu_img.info(image, inspection, name)
     if found.external:
         raise ImageRefusedError(f"{name} refers to other files, so it is not a whole image")
-    if inspection.format is not ImageFormat.LUKS and found.virtual_size != sectors(inspection.virtual_size):
+    if found.virtual_size != inspection.virtual_size:
         raise ImageRefusedError(
             f"{name} is ambiguous: its header says {inspection.virtual_size} bytes, qemu-img finds {found.virtual_size}"
         )
@@ -41,11 +41,6 @@ def confirm_result(image: Path, image_format: ImageFormat, virtual_size: int, na
             f"{name} is refused: the content of its disk is itself a {probed.format} image, which OpenNebula would "
             f"take for the image; convert that one"
         )
-    if probed.external or probed.virtual_size != sectors(virtual_size):
+    if probed.external or probed.virtual_size != virtual_size:
         raise ImageRefusedError(f"{name}: the converted disk has {probed.virtual_size} bytes instead of {virtual_size}")
     qemu_img.check(image, image_format)
-
-
-def sectors(size: int) -> int:
-    """``size`` in bytes, rounded up to whole sectors as qemu does."""
-    return -(-size // SECTOR) * SECTOR

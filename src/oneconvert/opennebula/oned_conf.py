@@ -55,7 +55,7 @@ _IGNORED = re.compile(r"(?:\s+|#[^\n]*)*")
 _NAME = re.compile(r'([^\s=#,"\[\]]+)\s*=(?:\s*(?=["\[])|[ \t]*)')
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _BARE = re.compile(r"[^\n]*")
-_BARE_IN_SECTION = re.compile(r"[^\n,\]]*")
+_BARE_IN_SECTION = re.compile(r"[^\n,\]#]*")
 
 
 class _Reader:

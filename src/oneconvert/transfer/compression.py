@@ -40,7 +40,7 @@ def _xz() -> Decompressor:
 
 
 def _zstd() -> Decompressor:
-    return ZstdDecompressor(options={DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG})
+    return cast(Decompressor, ZstdDecompressor(options={DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG}))
 
 
 # First bytes: RFC 1952 (with deflate, its only method), bzip2 and its block magic, the .xz format, RFC 8878.

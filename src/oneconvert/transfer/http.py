@@ -47,12 +47,10 @@ class HttpBody:
         while True:
             try:
                 chunk = self._raw.read(CHUNK, decode_content=False)
-            except urllib3.exceptions.IncompleteRead:
-                self._fail_short(received)
             except urllib3.exceptions.ReadTimeoutError:
                 raise TransferError(f"{self.name}: the server stopped sending after {received} bytes") from None
             except urllib3.exceptions.HTTPError:
-                raise TransferError(f"{self.name}: the connection broke after {received} bytes") from None
+                self._fail_short(received)
             if not chunk:
                 break
             received += len(chunk)

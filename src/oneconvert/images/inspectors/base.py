@@ -69,6 +69,11 @@ class Inspector(FileInspector):
         return self.FORMAT or ImageFormat.RAW
 
     @property
+    def options(self) -> tuple[str, ...]:
+        """Options that qemu's block driver needs to read the same disk as we do."""
+        return ()
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What the administrator may want to know of an image that is accepted."""
         return ()

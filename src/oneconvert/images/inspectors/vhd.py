@@ -84,13 +84,13 @@ class Footer:
         return not known and self.geometry_size != self.virtual_size
 
     @property
+    def options(self) -> tuple[str, ...]:
+        """What makes every version of qemu believe the current size (vpc_runtime_opts in its block/vpc.c)."""
+        return ("force_size_calc=current_size",) if self.disputed else ()
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Where the two sizes in a VHD differ."""
-        if self.disputed:
-            return (
-                f"qemu-img before 10.0 takes its size to be {self.geometry_size} bytes (geometry), "
-                f"not {self.current_size}",
-            )
         if self.virtual_size != self.current_size:
             return (f"its geometry of {self.geometry_size} bytes counts, not its size of {self.current_size} bytes",)
         return ()
@@ -131,6 +131,11 @@ class VhdDynamicInspector(Inspector, VHDInspector):
     def virtual_size(self) -> int:
         """Bytes, by qemu's rule."""
         return Footer.parse(self.data("header")).virtual_size
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """How qemu is told the size."""
+        return Footer.parse(self.data("header")).options
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -177,6 +182,11 @@ class VhdFixedInspector(Inspector, FileInspector):
     def probed_as(self) -> ImageFormat:
         """Nothing at its start gives it away."""
         return ImageFormat.RAW
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """How qemu is told the size."""
+        return Footer.parse(self.data("footer")).options
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A small stand-in for OpenNebula's 'fs' datastore driver, for the demo and the tests: the same interface, its own code.
+"""A small stand-in for OpenNebula's 'fs' datastore driver, for the demo and the tests.
 
 Each action is a link to this file. Like the native driver it takes the document as an argument or on standard input,
 copies with the downloader.sh beside it, checks SAFE_DIRS and RESTRICTED_DIRS, and answers in one line.
@@ -7,7 +7,6 @@ copies with the downloader.sh beside it, checks SAFE_DIRS and RESTRICTED_DIRS, a
 
 import base64
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -15,10 +14,11 @@ import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-DOWNLOADER = os.path.dirname(sys.argv[0]) + "/../downloader.sh"
+# Beside the directory this was called in, as the native driver's $(dirname $0)/../downloader.sh.
+DOWNLOADER = str(Path(sys.argv[0]).parent) + "/../downloader.sh"
 
 
-class Failure(Exception):
+class DriverError(Exception):
     """The sentence for the user."""
 
 
@@ -49,28 +49,29 @@ def new_path(document, object_id):
 def cp(document, object_id):
     source = document.text("IMAGE/PATH")
     if not source.startswith(("http://", "https://")):
-        resolved = os.path.realpath(source)
+        resolved = str(Path(source).resolve())
         safe = any(resolved.startswith(each) for each in document.attribute("SAFE_DIRS").split())
         restricted = any(resolved.startswith(each) for each in document.attribute("RESTRICTED_DIRS").split())
         if restricted and not safe:
-            raise Failure(f"Not allowed to copy image from {source}")
+            raise DriverError(f"Not allowed to copy image from {source}")
     target = new_path(document, object_id)
     options = ["--nodecomp"] if document.attribute("NO_DECOMPRESS").lower() == "yes" else []
     if subprocess.run([DOWNLOADER, *options, source, str(target)], stdout=subprocess.DEVNULL, check=False).returncode:
-        raise Failure(f"Error copying {source} to {target}")
+        raise DriverError(f"Error copying {source} to {target}")
     driver = document.attribute("DRIVER")
     convert = document.attribute("CONVERT").lower() != "no" and driver in ("qcow2", "raw")
-    if convert and document.text("IMAGE/TYPE") != "1" and document.text("DATASTORE/TYPE") != "2":
-        if image_format(target) != driver:
-            subprocess.run(["qemu-img", "convert", "-O", driver, str(target), f"{target}.tmp"], check=True)
-            os.replace(f"{target}.tmp", target)
+    disk = document.text("IMAGE/TYPE") != "1" and document.text("DATASTORE/TYPE") != "2"
+    if convert and disk and image_format(target) != driver:
+        converted = target.with_suffix(".tmp")
+        subprocess.run(["qemu-img", "convert", "-O", driver, str(target), str(converted)], check=True)
+        converted.replace(target)
     return f"{target} {image_format(target)}"
 
 
 def stat(document, _):
     path = Path(document.text("IMAGE/PATH"))
     if not path.is_file():
-        raise Failure(f"cannot access '{path}' (No such file or directory)")
+        raise DriverError(f"cannot access '{path}' (No such file or directory)")
     return str(-(-path.stat().st_size // 1048576))
 
 
@@ -89,7 +90,7 @@ def clone(document, object_id):
 
 
 def rm(document, _):
-    os.unlink(document.text("IMAGE/SOURCE"))
+    Path(document.text("IMAGE/SOURCE")).unlink()
     return ""
 
 
@@ -112,7 +113,7 @@ def export(document, _):
 
 
 def snap_delete(_document, _):
-    raise Failure("Action not supported")
+    raise DriverError("Action not supported")
 
 
 snap_revert = snap_flatten = snap_delete
@@ -124,7 +125,7 @@ def main():
     action = globals()[Path(sys.argv[0]).name]
     try:
         answer = action(Document(payload), arguments[-1])
-    except (Failure, OSError, subprocess.CalledProcessError) as error:
+    except (DriverError, OSError, subprocess.CalledProcessError) as error:
         print(f"ERROR: {action.__name__}: {error}", file=sys.stderr)
         print(error, file=sys.stderr)
         sys.exit(1)

@@ -1,0 +1,51 @@
+"""The process behind ``remotes/datastore/oneconvert_<native>/cp``: from arguments to exit status.
+
+Here every failure becomes one sentence for the user; what a developer wants to know goes to the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from oneconvert.actions import datastore
+from oneconvert.errors import InterruptedBySignalError, OneconvertError
+from oneconvert.jobs.log import log_nothing, log_to_file
+from oneconvert.jobs.signals import raise_on_signals
+from oneconvert.opennebula.document import Document
+from oneconvert.opennebula.invocation import Invocation, read_invocation
+from oneconvert.opennebula.results import expects_markers, write_error
+from oneconvert.settings import read_settings
+
+LOG = logging.getLogger(__name__)
+FAILURE = 1
+
+
+def main(program: str, arguments: list[str]) -> int:
+    """Run one action and return its exit status."""
+    invocation: Invocation | None = None
+    document: Document | None = None
+    try:
+        raise_on_signals()
+        log_nothing()
+        invocation = read_invocation(program, arguments, sys.stdin.buffer)
+        log_to_file(None, invocation.native, invocation.object_id)
+        settings = read_settings(invocation.remotes)
+        log_to_file(settings.log_file, invocation.native, invocation.object_id)
+        document = Document.decode(invocation.payload)
+        datastore.cp(invocation, document, settings)
+    except OneconvertError as error:
+        LOG.error("%s", error.sentence)
+        sentence, status = error.sentence, FAILURE
+    except InterruptedBySignalError as error:
+        LOG.error("%s", error)
+        sentence, status = str(error), 128 + error.signum
+    except Exception as error:
+        LOG.exception("unexpected")
+        sentence = f"oneconvert failed in an unexpected way ({type(error).__name__}); its log file has the details"
+        status = FAILURE
+    else:
+        return 0
+    markers = invocation is not None and expects_markers(document, invocation.remotes)
+    write_error(sentence, markers)
+    return status
