@@ -49,7 +49,7 @@ Run it as root; as oneadmin when OpenNebula is in a directory of its own and ONE
 
   --drivers LIST   only for these datastore drivers, separated by commas; leaves the others as they are
   --no-packages    do not install missing system packages
-  --uninstall      remove all that was installed; a changed oneconvert.conf stays
+  --uninstall      remove all that was installed; a changed oneconvert.conf is saved in /var/tmp
   --demo           show an import, without OpenNebula and without installing; the rest goes to the demo
   -h, --help       this text
 
@@ -196,6 +196,7 @@ missing_packages() {
     local -A qemu=([apt]=qemu-utils [dnf]=qemu-img [other]=qemu-img)
     find_python >/dev/null || printf '%s\n' "${python[$1]}"
     command -v qemu-img >/dev/null || printf '%s\n' "${qemu[$1]}"
+    [[ $task != demo ]] || command -v mkfs.ext4 >/dev/null || echo e2fsprogs
 }
 
 package_manager() {
@@ -560,7 +561,7 @@ print_next_steps() {
 NEXT
 }
 
-install_oneconvert() {
+install_all() {
     local version
     version=$(sed -n 's/^version *= *//p' -- "$checkout/setup.cfg")
     locate
@@ -580,18 +581,19 @@ install_oneconvert() {
     install_config
     undo=no
     warn_unless_oned_can_run_it
-    print_next_steps
 }
 
 # --- Uninstall --------------------------------------------------------------------------------------------------------
 
 # remove_file PATH: only what is still ours.
 remove_file() {
+    local saved
     [[ -e $1 || -L $1 ]] || return 0
     if [[ $1 == "$config" ]]; then
         if ! cmp -s -- "$1" "$lib/share/oneconvert.conf"; then
-            say kept "$1: you changed it"
-            return
+            saved=$(mktemp /var/tmp/oneconvert.conf.XXXXXX)
+            cat -- "$1" >"$saved"
+            say saved "your settings: $saved"
         fi
     elif ! is_ours "$1" && ! is_our_link "$1"; then
         say kept "$1: it is not from oneconvert"
@@ -611,8 +613,7 @@ remove_installation() {
     for ((i = ${#entries[@]} - 1; i >= 0; i--)); do
         path=$root/${entries[i]#? }
         if [[ ${entries[i]} == d* && -d $path ]]; then
-            rmdir -- "$path" 2>/dev/null || [[ -e $config && $config == "$path"/* ]] ||
-                say kept "$path: it is not empty"
+            rmdir -- "$path" 2>/dev/null || say kept "$path: it is not empty"
         fi
     done
 }
@@ -642,19 +643,15 @@ uninstall_oneconvert() {
 
 # --- Demo -------------------------------------------------------------------------------------------------------------
 
+# The demo is a real installation, in a directory of the checkout and behind a stand-in of the native driver.
 run_demo() {
-    local venv=$checkout/.demo/venv digest
-    ensure_packages
-    digest=$(stage_source)
-    if ! is_healthy "$venv" "$digest"; then
-        say demo "building $venv"
-        mkdir -p -- "${venv%/*}"
-        build_venv "$venv" "$digest"
-        building=""
-    fi
+    export ONE_LOCATION=$checkout/.demo
+    mkdir -p -- "$ONE_LOCATION/var/remotes" "$ONE_LOCATION/etc"
+    cp -R -- "$checkout/share/demo/remotes/." "$ONE_LOCATION/var/remotes"
+    install_all
     # exec runs no exit trap.
     rm -rf -- "$work"
-    exec "$venv/bin/python" "$checkout/share/demo/demo.py" --checkout "$checkout" "${demo_arguments[@]}"
+    exec "$lib/venv/bin/python3" "$checkout/share/demo/demo.py" "${demo_arguments[@]}"
 }
 
 main() {
@@ -669,7 +666,10 @@ main() {
     trap 'exit 143' TERM
     make_work_directory
     case $task in
-        install) install_oneconvert ;;
+        install)
+            install_all
+            print_next_steps
+            ;;
         uninstall) uninstall_oneconvert ;;
         demo) run_demo ;;
     esac

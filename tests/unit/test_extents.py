@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-import images
-from images import MIB, accept, be32, be64, le32, le64, patched
 from oneconvert.errors import ImageRefusedError
 from oneconvert.images.extents import check_complete
 from oneconvert.zstd import ZstdDecompressor
+from rig import crafted as images
+from rig.crafted import MIB, accept, be32, be64, le32, le64, patched
 
 FROM_THE_END = (1, 12, 100, 511, 512, 513, 700, 1024, 1536, 2000, 4096, 13_000, 65_535, 65_536, 65_537, 300_000)
 FRACTIONS = (0.02, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 0.95)

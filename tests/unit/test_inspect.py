@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-import images
-from images import MIB, be32, be64, inspect, le32, le64, patched
 from oneconvert.errors import ImageRefusedError
 from oneconvert.images import qemu_img
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspect import StreamInspector
+from rig import crafted as images
+from rig.crafted import MIB, be32, be64, inspect, le32, le64, patched
 
 FORMATS = {
     "qcow2": ImageFormat.QCOW2,
@@ -49,8 +49,7 @@ def made(raw: Path) -> dict[str, bytes]:
 def luks(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A LUKS volume of version 1; made once, because deriving its key takes seconds."""
     path = tmp_path_factory.mktemp("luks") / "luks.img"
-    secret = ("--object", "secret,id=key,data=abc", "-o", "key-secret=key,iter-time=10")
-    images.qemu_img("create", "-q", "-f", "luks", *secret, path, "1M")
+    images.create_encrypted(path, "luks")
     return path.read_bytes()
 
 
@@ -217,8 +216,7 @@ class TestQcow2Refused:
 
     def test_a_real_encrypted_image_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "encrypted.qcow2"
-        options = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"
-        images.qemu_img("create", "-q", "-f", "qcow2", "--object", "secret,id=key,data=abc", "-o", options, path, "1M")
+        images.create_encrypted(path, "qcow2", "encrypt.format=luks,encrypt.")
         assert "encrypted (LUKS)" in refusal(path.read_bytes())
 
     def test_the_backing_file_is_refused_in_the_first_chunk(self, made: dict[str, bytes]) -> None:

@@ -109,8 +109,11 @@ def _info(opened: list[str | Path], image: Path, name: str) -> ImageInfo:
 
 
 def _qemu_img(arguments: list[str | Path], limits: Limits) -> Completed:
-    LOG.info("qemu-img %s", " ".join(str(each) for each in arguments))
-    return run(["qemu-img", *arguments], limits, environment=ENVIRONMENT)
+    completed = run(["qemu-img", *arguments], limits, environment=ENVIRONMENT)
+    # The directory of the files is one that will be gone when somebody reads this.
+    words = [each.name if isinstance(each, Path) else each for each in arguments]
+    LOG.info("qemu-img %s: %.1f s", " ".join(words), completed.seconds)
+    return completed
 
 
 def _why(completed: Completed, image: Path, stand_in: str, target: Path | None = None) -> str:

@@ -42,6 +42,7 @@ class Completed:
 
     program: str
     status: int
+    seconds: float
     stdout: bytes
     stderr: bytes
 
@@ -93,10 +94,10 @@ def run(
     except BaseException:
         _end(process)
         raise
-    completed = Completed(Path(command[0]).name, process.returncode, stdout, stderr)
+    completed = Completed(Path(command[0]).name, process.returncode, time.monotonic() - started, stdout, stderr)
     # Not the arguments: before 6.8 the whole document, with the keys of the marketplace, is one of them.
-    ending = "done" if completed.status == 0 else f"failed with status {completed.status}"
-    LOG.info("%s %s after %.1f s", completed.program, ending, time.monotonic() - started)
+    if completed.status:
+        LOG.warning("%s ended with status %d", completed.program, completed.status)
     for line in stderr.decode(errors="replace").splitlines():
         LOG.info("%s: %s", completed.program, line)
     return completed

@@ -62,6 +62,7 @@ class HandOver:
         # The driver's own copy would have the permissions that the umask leaves; so has ours.
         image.path.chmod(0o666 & ~_umask())
         completed = run_action(program, self._invocation.with_payload(self._rewritten(image).encode()))
+        LOG.info("%s: %.1f s", native, completed.seconds)
         words = completed.stdout.decode(errors="replace").split("\n", 1)[0].split()
         if completed.status != 0 or not words:
             raise HandOverError(

@@ -46,6 +46,20 @@ def qemu_img(*arguments: str | Path) -> str:
     return done.stdout
 
 
+def create_encrypted(path: Path, image_format: str, prefix: str = "") -> None:
+    """An encrypted image of 1 MiB. Told to spend little time on its key, qemu-img at times cannot measure any."""
+    options = f"{prefix}key-secret=key,{prefix}iter-time=10"
+    for attempts_left in range(20, 0, -1):
+        try:
+            qemu_img(
+                "create", "-q", "-f", image_format, "--object", "secret,id=key,data=abc", "-o", options, path, "1M"
+            )
+            return
+        except subprocess.CalledProcessError as error:
+            if "accurate CPU usage" not in error.stderr or attempts_left == 1:
+                raise
+
+
 def disk() -> bytes:
     """The content of a disk: an MBR, random and repetitive parts, holes, and data in its last sector."""
     dice = random.Random(2024)
