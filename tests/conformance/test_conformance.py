@@ -223,8 +223,11 @@ def same(answer: Answer, datastore: OnDisk) -> tuple[str, list[str]]:
     return cleaned(answer.line), [cleaned(line) for line in answer.log]
 
 
-@pytest.mark.parametrize("name", ["raw", "qcow2", "vmdk sparse", "vmdk stream"])
-@pytest.mark.parametrize("remote", [False, True], ids=["local", "http"])
+# Over HTTP one is enough: the native driver of 6.4 needs up to half a minute for each.
+@pytest.mark.parametrize(
+    ("name", "remote"),
+    [("raw", False), ("qcow2", False), ("vmdk sparse", False), ("vmdk stream", False), ("vmdk stream", True)],
+)
 def test_stat_tells_what_the_native_driver_tells(
     mad: DatastoreMad,
     messages: Messages,

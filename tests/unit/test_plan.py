@@ -1,0 +1,119 @@
+"""What is decided from oned's message alone."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from oneconvert.actions.plan import Import, PassThrough, plan
+from oneconvert.errors import MessageError, NotAllowedError, SettingsError
+from oneconvert.images.format import ImageFormat
+from oneconvert.opennebula.document import Document
+from oneconvert.opennebula.request import Request, read_request
+from oneconvert.settings import Settings
+from rig.front_end import messages
+from rig.messages import Datastore
+
+URL = "http://127.0.0.1/image"
+
+
+def request(path: str = URL, driver: str | None = "qcow2", release: str = "7.4", **other: object) -> Request:
+    attributes = other.pop("image", {})
+    store = Datastore(1, "/ds/1", "oneconvert_fs", driver, attributes=other.pop("datastore", {}))  # type: ignore[arg-type]
+    text = messages(release).cp(42, path, 10, store, attributes=attributes, **other)  # type: ignore[arg-type]
+    return read_request(Document.decode(base64.b64encode(text.encode())))
+
+
+@pytest.mark.parametrize(
+    ("driver", "target"),
+    [
+        ("qcow2", ImageFormat.QCOW2),
+        ("QCOW2", ImageFormat.QCOW2),
+        ("raw", ImageFormat.RAW),
+        ("vmdk", ImageFormat.VMDK),
+        ("vcenter", ImageFormat.VMDK),
+        (None, None),
+    ],
+)
+def test_the_driver_of_the_datastore_is_the_target(driver: str | None, target: ImageFormat | None) -> None:
+    assert plan(request(driver=driver), "fs", Settings()) == Import(URL, target)
+
+
+@pytest.mark.parametrize(("setting", "target"), [("qcow2", ImageFormat.QCOW2), ("raw", ImageFormat.RAW)])
+def test_a_datastore_without_a_driver_can_be_given_one(setting: str, target: ImageFormat) -> None:
+    assert plan(request(driver=None), "fs", Settings(unset_driver=setting)) == Import(URL, target)
+
+
+@pytest.mark.parametrize("native", ["ceph", "lvm", "linstor", "storpool"])
+@pytest.mark.parametrize("driver", [None, "qcow2", "nonsense"])
+def test_drivers_of_block_devices_get_raw(native: str, driver: str | None) -> None:
+    assert plan(request(driver=driver), native, Settings()) == Import(URL, ImageFormat.RAW)
+
+
+def test_a_format_that_cannot_be_written() -> None:
+    with pytest.raises(SettingsError, match="DRIVER=vhd"):
+        plan(request(driver="vhd"), "fs", Settings())
+
+
+def test_url_args_of_old_releases_are_part_of_the_url() -> None:
+    args = {"URL_ARGS": "tag=1"}
+    assert plan(request(image=args, release="6.8"), "fs", Settings()) == Import(f"{URL}&tag=1", ImageFormat.QCOW2)
+
+
+@pytest.mark.parametrize("path", ["/dev/sdb", "/dev/vg/lv"])
+def test_drivers_that_register_devices_do_it_themselves(path: str) -> None:
+    assert isinstance(plan(request(path), "dev", Settings()), PassThrough)
+
+
+@pytest.mark.parametrize("path", ["/var/tmp/a'b", "/var/tmp/$(id)", "/var/tmp/`id`", "/a\\b", "/a;b", "/a|b"])
+def test_a_path_that_means_something_to_a_shell_never_reaches_a_native_driver(path: str) -> None:
+    with pytest.raises(NotAllowedError):
+        plan(request(path, kind=1), "fs", Settings())
+
+
+def test_url_args_that_mean_something_to_a_shell_never_reach_a_native_driver() -> None:
+    with pytest.raises(NotAllowedError, match="URL_ARGS"):
+        plan(request(kind=1, image={"URL_ARGS": "';id;'"}), "fs", Settings())
+
+
+def test_a_url_with_an_address_of_ipv6_and_a_query_reaches_it_unchanged() -> None:
+    url = "https://[::1]:8443/a%20b/c?d=e&f=%27#g"
+    assert plan(request(url, kind=1), "fs", Settings()) == PassThrough("an image of type CDROM is no disk", url)
+
+
+@pytest.mark.parametrize("attribute", ["MD5", "SHA1", "SHA256", "FROM_APP_MD5"])
+@pytest.mark.parametrize("value", ["0", "x" * 32, "'; id; '", "d41d8cd98f00b204e9800998ecf8427", "1" * 33])
+def test_a_checksum_must_look_like_one(attribute: str, value: str) -> None:
+    with pytest.raises(MessageError, match=attribute):
+        request(image={attribute: value})
+
+
+@pytest.mark.parametrize("value", ["", "-"])
+def test_no_checksum_is_none(value: str) -> None:
+    assert request(image={"MD5": value}).image.checksums == ()
+
+
+def test_the_checksum_of_an_app_may_be_of_any_kind() -> None:
+    (checksum,) = request(image={"FROM_APP_MD5": "A" * 64}).image.checksums
+    assert (checksum.algorithm, checksum.digest) == ("sha256", "a" * 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("10", 10), ("500k", 512_000), ("10M", 10 << 20), ("1G", 1 << 30), ("", None)]
+)
+def test_the_bandwidth_limit_is_read_as_curl_reads_it(text: str, rate: int | None) -> None:
+    assert request(datastore={"LIMIT_TRANSFER_BW": text}).datastore.bandwidth == rate
+
+
+@pytest.mark.parametrize("text", ["fast", "k", "0", "-1", "1.5M"])
+def test_a_bandwidth_limit_that_is_none(text: str) -> None:
+    with pytest.raises(MessageError, match="LIMIT_TRANSFER_BW"):
+        request(datastore={"LIMIT_TRANSFER_BW": text})
+
+
+@pytest.mark.parametrize("size", ["-1", "１０", "1_0", "1e3", "9" * 19])
+def test_a_number_that_is_none(size: str) -> None:
+    text = messages().cp(42, URL, 10, Datastore(1, "/ds/1", "oneconvert_fs")).replace("<SIZE>10<", f"<SIZE>{size}<")
+    with pytest.raises(MessageError, match="IMAGE/SIZE"):
+        read_request(Document.decode(base64.b64encode(text.encode())))
