@@ -41,6 +41,13 @@ def _yes_or_no(text: str) -> bool:
     return text.lower() == "yes"
 
 
+def _file(text: str) -> Path | None:
+    path = _path(text)
+    if path and not path.is_file():
+        raise ValueError("a file that exists")
+    return path
+
+
 def _path(text: str) -> Path | None:
     if text and not text.startswith("/"):
         raise ValueError("an absolute path")
@@ -61,7 +68,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "scratch_dir": _path,
     "unset_driver": _choice("keep", "qcow2", "raw"),
     "tls_verify": _yes_or_no,
-    "tls_ca_file": _path,
+    "tls_ca_file": _file,
     "connect_timeout": _seconds,
     "idle_timeout": _seconds,
     "log_file": _path,

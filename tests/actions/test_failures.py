@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import threading
+import xmlrpc.server
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,8 @@ import pytest
 from rig.front_end import Answer, FrontEnd, info, messages, processes_of
 from rig.images import MIB, SIZE_MB, Images
 from rig.messages import Datastore
-from rig.web import Web, cut_off, redirect, send_file, stall, status, wait_until
+from rig.tls import make_certificate
+from rig.web import Web, cut_off, redirect, send_file, serve, stall, status, wait_until
 
 RELEASES = ("5.12", "6.4", "6.4 -i", "6.8", "7.4")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
@@ -36,17 +38,6 @@ def assert_refused(answer: Answer, *words: str, status: int = 1) -> None:
 
 def download(front_end: FrontEnd, url: str, store: Datastore, release: str = "7.4") -> Answer:
     return front_end.call("cp", messages(release).cp(42, url, SIZE_MB, store), release=release)
-
-
-@contextmanager
-def settings(front_end: FrontEnd, **values: object) -> Iterator[None]:
-    path = front_end.remotes / "etc" / "oneconvert" / "oneconvert.conf"
-    before = path.read_text()
-    path.write_text(before + "".join(f"{name} = {value}\n" for name, value in values.items()))
-    try:
-        yield
-    finally:
-        path.write_text(before)
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -78,7 +69,7 @@ def test_a_server_that_falls_silent_is_given_up(front_end: FrontEnd, images: Ima
     released = threading.Event()
     web.pages["stall"] = stall(images.file("vmdk-sparse"), 2 * MIB, released)
     store = front_end.datastore()
-    with settings(front_end, idle_timeout=1):
+    with front_end.settings(idle_timeout=1):
         assert_refused(download(front_end, web.url("stall"), store), "stopped sending")
     released.set()
     assert front_end.left_in(store) == []
@@ -88,6 +79,23 @@ def test_a_server_that_falls_silent_is_given_up(front_end: FrontEnd, images: Ima
 def test_a_redirect_leads_to_http_and_https_only(front_end: FrontEnd, web: Web, target: str) -> None:
     web.pages["elsewhere"] = redirect(target)
     assert_refused(download(front_end, web.url("elsewhere"), front_end.datastore()), "redirect")
+
+
+def test_a_server_that_cannot_prove_who_it_is(front_end: FrontEnd, images: Images, tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path / "server.pem")
+    with serve(images.directory, certificate) as web:
+        store = front_end.datastore()
+        assert_refused(download(front_end, web.url("vmdk-stream"), store), "certificate is not trusted", "tls_ca_file")
+        assert front_end.left_in(store) == []
+        with front_end.settings(tls_ca_file=certificate):
+            assert download(front_end, web.url("vmdk-stream"), store).status == 0
+        with front_end.settings(tls_verify="no"):
+            answer = download(front_end, web.url("vmdk-stream"), store)
+        assert answer.status == 0
+        assert "Warning" not in answer.stderr
+        # The way an administrator makes a host trust an authority of the house.
+        document = messages().cp(42, web.url("vmdk-stream"), SIZE_MB, store)
+        assert front_end.call("cp", document, SSL_CERT_FILE=str(certificate)).status == 0
 
 
 @pytest.mark.parametrize("scheme", ["file", "ftp", "gopher", "nbd"])
@@ -208,7 +216,7 @@ def test_a_setting_that_cannot_be_used(front_end: FrontEnd, web: Web, line: str,
 
 
 def test_a_scratch_directory_that_is_not_there(front_end: FrontEnd, web: Web) -> None:
-    with settings(front_end, scratch_dir="/no/such/place"):
+    with front_end.settings(scratch_dir="/no/such/place"):
         assert_refused(download(front_end, web.url("raw"), front_end.datastore()), "/no/such/place", "scratch_dir")
 
 
@@ -219,7 +227,7 @@ def test_a_full_disk(front_end: FrontEnd, web: Web, tmp_path: Path, size: int, n
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}m", "oneconvert-test", tmp_path], check=True)
     try:
         store = front_end.datastore("qcow2")
-        with settings(front_end, scratch_dir=tmp_path):
+        with front_end.settings(scratch_dir=tmp_path):
             answer = download(front_end, web.url(name), store)
         assert_refused(answer, "o space left")
         assert list(tmp_path.iterdir()) == []
@@ -233,7 +241,7 @@ def test_a_finished_image_crosses_to_another_file_system(front_end: FrontEnd, we
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "oneconvert-test", tmp_path], check=True)
     try:
         store = front_end.datastore("qcow2")
-        with settings(front_end, scratch_dir=tmp_path):
+        with front_end.settings(scratch_dir=tmp_path):
             answer = download(front_end, web.url("vmdk-stream"), store)
         assert answer.status == 0, answer.stderr
         assert front_end.left_in(store) == [answer.source.name]
@@ -391,6 +399,19 @@ def test_a_native_driver_that_fails_is_quoted_and_cleaned_up_after(
     assert front_end.left_in(store) == []
 
 
+def test_the_native_driver_gets_the_very_file_that_was_converted(front_end: FrontEnd, web: Web, recorder: Path) -> None:
+    store = front_end.datastore("qcow2", "oneconvert_recorder")
+    native(front_end, store, after='stat -c %i "$target" > "$target.after"; echo "$target qcow2"')
+    script = recorder / "cp"
+    script.write_text(
+        script.read_text().replace("--nodecomp", '--nodecomp $(stat -c "-l %i" "$path" | tee $target.before)')
+    )
+    answer = front_end.call("cp", messages().cp(42, web.url("vmdk-stream"), SIZE_MB, store), "oneconvert_recorder")
+    assert answer.status == 0, answer.stderr
+    before, after = (Path(f"{answer.source}.{when}").read_text().split()[-1] for when in ("before", "after"))
+    assert before == after, "renamed, not copied"
+
+
 def test_a_native_driver_that_says_nothing_is_a_failure(front_end: FrontEnd, web: Web, recorder: Path) -> None:
     store = front_end.datastore("qcow2", "oneconvert_recorder")
     native(front_end, store, after="exit 0")
@@ -428,6 +449,50 @@ def test_an_image_that_oned_never_hears_of_is_taken_back(front_end: FrontEnd, we
     assert front_end.left_in(store) == []
     removal = base64.b64decode(front_end.record().stdin).decode()
     assert re.search(r"<SOURCE>(<!\[CDATA\[)?" + re.escape(f"{store.base_path}/stored-42"), removal)
+
+
+@contextmanager
+def mock_oned(answer: list[object]) -> Iterator[str]:
+    """A mock of oned's API, which cannot run here: it gives ``answer`` to every ``one.image.info``."""
+    server = xmlrpc.server.SimpleXMLRPCServer(("127.0.0.1", 0), logRequests=False)
+    server.register_function(lambda *_: answer, "one.image.info")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/RPC2"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+NO_SUCH_IMAGE = [False, "[one.image.info] Error getting image [42].", 0x0400, 42, ""]
+THERE_IT_IS = [True, "<IMAGE><ID>42</ID></IMAGE>", 0, 42, ""]
+
+
+@pytest.mark.parametrize(("answer", "kept"), [(NO_SUCH_IMAGE, False), (THERE_IT_IS, True)])
+def test_an_image_that_was_deleted_meanwhile_is_taken_back_with_a_mock_of_oned(
+    front_end: FrontEnd, web: Web, tmp_path: Path, answer: list[object], kept: bool
+) -> None:
+    auth = tmp_path / "one_auth"
+    auth.write_text("oneadmin:opennebula\n")
+    store = front_end.datastore()
+    document = messages().cp(42, web.url("vmdk-stream"), SIZE_MB, store)
+    with mock_oned(answer) as endpoint:
+        result = front_end.call("cp", document, ONE_AUTH=str(auth), ONE_XMLRPC=endpoint)
+    if kept:
+        assert result.status == 0, result.stderr
+        assert front_end.left_in(store) == [result.source.name]
+    else:
+        assert_refused(result, "image 42 was deleted")
+        assert front_end.left_in(store) == []
+
+
+def test_an_oned_that_does_not_answer_is_no_reason_to_fail(front_end: FrontEnd, web: Web, tmp_path: Path) -> None:
+    auth = tmp_path / "one_auth"
+    auth.write_text("oneadmin:opennebula\n")
+    document = messages().cp(42, web.url("vmdk-stream"), SIZE_MB, front_end.datastore())
+    assert front_end.call("cp", document, ONE_AUTH=str(auth), ONE_XMLRPC="http://127.0.0.1:1/RPC2").status == 0
 
 
 def test_what_was_in_the_datastore_stays(front_end: FrontEnd, web: Web) -> None:

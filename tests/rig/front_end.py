@@ -10,6 +10,8 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -163,6 +165,17 @@ class FrontEnd:
             (directory / stale).unlink(missing_ok=True)
         for name, text in (("stdout", stdout), ("stderr", stderr), ("status", str(status))):
             (directory / name).write_text(text)
+
+    @contextmanager
+    def settings(self, **values: object) -> Iterator[None]:
+        """Lines at the end of oneconvert.conf, for a while."""
+        path = self.remotes / "etc" / "oneconvert" / "oneconvert.conf"
+        before = path.read_text()
+        path.write_text(before + "".join(f"{name} = {value}\n" for name, value in values.items()))
+        try:
+            yield
+        finally:
+            path.write_text(before)
 
     def left_in(self, datastore: Datastore) -> list[str]:
         """Everything in the datastore's directory, hidden or not."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,16 +21,18 @@ class Web:
 
     directory: Path
     port: int = 0
+    scheme: str = "http"
     pages: dict[str, Behaviour] = field(default_factory=dict)
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
 
     def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.port}/{path}"
+        return f"{self.scheme}://127.0.0.1:{self.port}/{path}"
 
 
 @contextmanager
-def serve(directory: Path) -> Iterator[Web]:
-    web = Web(directory)
+def serve(directory: Path, certificate: Path | None = None) -> Iterator[Web]:
+    """Serve ``directory``; with a PEM file that holds a certificate and its key, by https."""
+    web = Web(directory, scheme="https" if certificate else "http")
 
     class Requests(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -47,6 +50,10 @@ def serve(directory: Path) -> Iterator[Web]:
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Requests)
     server.daemon_threads = True
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     web.port = server.server_port
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()

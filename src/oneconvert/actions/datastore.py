@@ -10,12 +10,15 @@ import time
 from pathlib import Path
 
 from oneconvert.actions.plan import Import, PassThrough, plan
+from oneconvert.errors import HandOverError
 from oneconvert.images import qemu_img
 from oneconvert.images.extents import check_complete
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspect import Inspection, StreamInspector
 from oneconvert.images.safety import confirm_result, confirm_source
+from oneconvert.jobs.signals import ignore_signals
 from oneconvert.jobs.workspace import workspace, workspace_base
+from oneconvert.opennebula.api import image_was_deleted
 from oneconvert.opennebula.document import Document
 from oneconvert.opennebula.handover import FinishedImage, HandOver
 from oneconvert.opennebula.invocation import Invocation
@@ -52,10 +55,14 @@ def cp(invocation: Invocation, document: Document, settings: Settings) -> None:
         finished = _convert(spool, found, decision.target, directory, name)
         with HandOver(invocation, document, directory) as hand_over:
             source = hand_over.store(finished)
+            if image_was_deleted(request.image.id):
+                raise HandOverError(f"image {request.image.id} was deleted while it was imported")
             summary = (
                 f"image {request.image.id}: {found.format} {name} stored as {finished.format} in datastore "
                 f"{request.datastore.id}, {found.virtual_size} bytes, {time.monotonic() - started:.1f} s"
             )
+            # The point of no return: our exit status, too, must tell oned what this line tells it.
+            ignore_signals()
             write_result(source, finished.format)
     LOG.info(summary)
     write_info(summary)

@@ -14,8 +14,7 @@ BLOCKED_WHILE_STARTING = ENDING
 
 def _raise(number: int, _frame: FrameType | None) -> None:
     # Once: a second signal must not interrupt the cleaning up.
-    for each in ENDING:
-        signal.signal(each, signal.SIG_IGN)
+    ignore_signals()
     raise InterruptedBySignalError(number, signal.Signals(number).name)
 
 
@@ -23,3 +22,9 @@ def raise_on_signals() -> None:
     """From now on the first ending signal raises InterruptedBySignalError; those after it are ignored."""
     for each in ENDING:
         signal.signal(each, _raise)
+
+
+def ignore_signals() -> None:
+    """From now on the action goes on to its end, whatever signal arrives."""
+    for each in ENDING:
+        signal.signal(each, signal.SIG_IGN)

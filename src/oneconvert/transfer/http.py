@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,7 +85,8 @@ def open_url(location: str, options: HttpOptions) -> Iterator[HttpBody]:
         )  # fmt: skip
         for prefix in ("http://", "https://"):
             session.mount(prefix, HTTPAdapter(max_retries=retries))
-        verify: bool | str = str(options.ca_file) if options.verify and options.ca_file else options.verify
+        trusted = options.ca_file or system_certificates()
+        verify = (str(trusted) if trusted else True) if options.verify else False
         if not options.verify:
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         try:
@@ -117,6 +119,18 @@ def public_name(location: str) -> str:
         return "the image's URL"
     host = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{host}{port}{parts.path}"
+
+
+def system_certificates() -> Path | None:
+    """The certificates that this host trusts, as OpenSSL finds them: requests would bring a list of its own.
+
+    None when the host has none at all.
+    """
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile:
+        return Path(paths.cafile)
+    directory = Path(paths.capath) if paths.capath else None
+    return directory if directory and any(directory.iterdir()) else None
 
 
 def _content_length(response: requests.Response) -> int | None:

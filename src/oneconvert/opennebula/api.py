@@ -1,0 +1,51 @@
+"""Questions to oned, through its API."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+LOG = logging.getLogger(__name__)
+
+TIMEOUT = 15.0
+DEFAULT_ENDPOINT = "http://localhost:2633/RPC2"
+
+
+def image_was_deleted(image_id: int) -> bool:
+    """Whether oned says that there is no such image any more.
+
+    A user may delete an image while it is LOCKED. oned drops it at once, lets its ``cp`` run on, and never removes
+    what that stores then. Without an answer from oned the image is taken to be there.
+    """
+    session = _session()
+    if not session:
+        return False
+    # Only here: it takes a quarter of a second to load.
+    import pyone
+
+    try:
+        pyone.OneServer(_endpoint(), session=session, timeout=TIMEOUT).image.info(image_id)
+    except pyone.OneNoExistsException:
+        return True
+    except Exception as error:  # whatever the binding and what is below it may raise
+        LOG.warning("oned cannot be asked about image %d: %s", image_id, type(error).__name__)
+    return False
+
+
+def _session() -> str:
+    """``user:password`` of this front-end's oneadmin, from where OpenNebula's own tools have it."""
+    try:
+        return Path(os.environ.get("ONE_AUTH") or Path.home() / ".one" / "one_auth").read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _endpoint() -> str:
+    """The address of oned's XML-RPC API, found as the Ruby binding does."""
+    if os.environ.get("ONE_XMLRPC"):
+        return os.environ["ONE_XMLRPC"]
+    try:
+        return (Path.home() / ".one" / "one_endpoint").read_text().strip() or DEFAULT_ENDPOINT
+    except (OSError, UnicodeDecodeError):
+        return DEFAULT_ENDPOINT
