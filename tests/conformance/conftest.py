@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from conformance.images import Images
 from conformance.layout import Installation, Tree
 from conformance.mad import DatastoreMad
-from conformance.messages import App, Datastore, Messages
+from rig.images import Images
+from rig.messages import App, Datastore, Messages
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NEEDED_PROGRAMS = ("ruby", "qemu-img", "curl", "file", "mkfs.ext4")
@@ -175,11 +175,6 @@ class Datastores:
 @pytest.fixture
 def datastores(one: Installation) -> Datastores:
     return Datastores(one)
-
-
-@pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
-    return Images.make(tmp_path_factory.mktemp("images"))
 
 
 class _QuietHandler(http.server.SimpleHTTPRequestHandler):
