@@ -83,7 +83,7 @@ def read_settings(remotes: Path) -> Settings:
     path = remotes / "etc" / "oneconvert" / "oneconvert.conf"
     parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#",))
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             parser.read_file(file)
     except FileNotFoundError:
         return Settings()

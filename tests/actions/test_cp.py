@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from rig.crafted import create_encrypted
 from rig.front_end import FrontEnd, info, messages, same_disk
 from rig.images import COMPRESSIONS, FORMATS, SIZE_MB, Images
 from rig.messages import App
@@ -132,6 +135,37 @@ def test_a_third_party_driver_that_copies_by_itself_is_served(front_end: FrontEn
     assert answer.format == "qcow2"
     assert front_end.left_in(store) == ["volume-42"]
     assert same_disk(images.file("raw"), "raw", answer.source, "qcow2")
+
+
+@pytest.mark.parametrize("name", ["link", "c++ (1)".replace(" ", "_"), "a,b;c'd"])
+def test_a_datastore_may_be_a_link_and_have_an_odd_name(
+    front_end: FrontEnd, web: Web, tmp_path: Path, name: str
+) -> None:
+    """Native drivers take the words of SAFE_DIRS for patterns, and compare them with resolved paths."""
+    store = front_end.datastore()
+    odd = tmp_path / name
+    odd.symlink_to(store.base_path)
+    document = messages().cp(42, web.url("vmdk-stream"), SIZE_MB, replace(store, base_path=str(odd)))
+    answer = front_end.call("cp", document)
+    assert answer.status == 0, answer.stderr
+    assert front_end.left_in(store) == [answer.source.name]
+
+
+def test_a_datastore_that_is_not_there_yet_is_made(front_end: FrontEnd, web: Web, tmp_path: Path) -> None:
+    base = tmp_path / "datastores" / "100"
+    document = messages().cp(42, web.url("raw"), SIZE_MB, replace(front_end.datastore(), base_path=str(base)))
+    answer = front_end.call("cp", document)
+    assert answer.status == 0, answer.stderr
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["datastores", "100", answer.source.name]
+
+
+def test_an_encrypted_disk_is_stored_as_it_is(front_end: FrontEnd, images: Images, web: Web) -> None:
+    create_encrypted(images.file("luks"), "luks")
+    for driver in ("qcow2", "raw", None):
+        answer = front_end.call("cp", messages().cp(42, web.url("luks"), SIZE_MB, front_end.datastore(driver)))
+        assert answer.status == 0, answer.stderr
+        assert answer.format == "raw", "what OpenNebula calls it"
+        assert answer.source.read_bytes() == images.file("luks").read_bytes()
 
 
 def test_the_log_tells_what_happened_and_no_secrets(front_end: FrontEnd, images: Images, web: Web) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import xmlrpc.server
 from collections.abc import Iterator
@@ -56,6 +57,7 @@ def test_a_server_that_cannot_be_reached(front_end: FrontEnd) -> None:
     store = front_end.datastore()
     assert_refused(download(front_end, "http://127.0.0.1:1/image?key=Geheimnis", store), "cannot be reached")
     assert front_end.left_in(store) == []
+    assert "Geheimnis" not in front_end.log.read_text()
 
 
 def test_a_connection_that_breaks_is_no_image(front_end: FrontEnd, images: Images, web: Web) -> None:
@@ -103,10 +105,21 @@ def test_a_scheme_that_nobody_knows_is_refused(front_end: FrontEnd, scheme: str)
     assert_refused(download(front_end, f"{scheme}:///etc/passwd", front_end.datastore()), f"{scheme}://")
 
 
-def test_a_web_page_is_no_image(front_end: FrontEnd, images: Images, web: Web) -> None:
-    images.file("login").write_text("<!DOCTYPE html>\n<html><body>Please log in</body></html>\n" * 100)
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        ("<!DOCTYPE html>\n<html><body>Please log in</body></html>\n", "web page"),
+        ("<!-- comment -->\n<html lang=de>", "web page"),
+        ("<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "XML document"),
+        ('{"error": "not found", "message": "no such appliance"}\n', "text"),
+        ("404 page not found\n", "text"),
+        ("%PDF-1.7\n\x01", "PDF"),
+    ],
+)
+def test_a_page_is_no_image(front_end: FrontEnd, images: Images, web: Web, page: str, words: str) -> None:
+    images.file("page").write_text(page * 100)
     store = front_end.datastore("raw")
-    assert_refused(download(front_end, web.url("login"), store), "web page")
+    assert_refused(download(front_end, web.url("page"), store), words)
     assert front_end.left_in(store) == []
 
 
@@ -382,10 +395,11 @@ def native(front_end: FrontEnd, store: Datastore, before: str = "", after: str =
 
 @pytest.fixture
 def recorder(front_end: FrontEnd) -> Iterator[Path]:
-    script = front_end.remotes / "datastore" / "recorder" / "cp"
-    before = script.read_text()
-    yield script.parent
-    script.write_text(before)
+    directory = front_end.remotes / "datastore" / "recorder"
+    before = {name: (directory / name).read_text() for name in ("cp", "rm")}
+    yield directory
+    for name, text in before.items():
+        (directory / name).write_text(text)
 
 
 def test_a_native_driver_that_fails_is_quoted_and_cleaned_up_after(
@@ -418,6 +432,75 @@ def test_a_native_driver_that_says_nothing_is_a_failure(front_end: FrontEnd, web
     document = messages().cp(42, web.url("vmdk-stream"), SIZE_MB, store)
     assert_refused(front_end.call("cp", document, driver="oneconvert_recorder"), "did not store the image")
     assert front_end.left_in(store) == []
+
+
+def test_after_a_sigkill_during_the_hand_over_the_next_import_removes_the_image(
+    front_end: FrontEnd, web: Web, recorder: Path
+) -> None:
+    store = front_end.datastore("qcow2", "oneconvert_recorder")
+    native(front_end, store, after="sleep 60 & wait")
+    document = messages().cp(42, web.url("vmdk-stream"), SIZE_MB, store)
+    process, stdin = front_end.start("cp", document, driver="oneconvert_recorder")
+    process.stdin.write(stdin)  # type: ignore[union-attr]
+    process.stdin.close()  # type: ignore[union-attr]
+    assert wait_until(lambda: "stored-42" in front_end.left_in(store))
+    process.kill()
+    process.wait()
+    for left in Path(store.base_path).glob(".oneconvert/*"):
+        os.utime(left, (0, 0))  # as if a minute had passed
+    answer = download(front_end, web.url("raw"), store)
+    assert answer.status == 0, answer.stderr
+    assert front_end.left_in(store) == [answer.source.name]
+
+
+def test_a_signal_while_a_driver_stores_what_only_it_can_name(front_end: FrontEnd, web: Web, recorder: Path) -> None:
+    """Such a driver is let finish, and its own rm removes the image."""
+    store = front_end.datastore("qcow2", "oneconvert_recorder")
+    script = recorder / "cp"
+    volume = f"{store.base_path}/volume-42"
+    script.write_text(f"#!/bin/sh\ncat > /dev/null\necho > {volume}\nsleep 2\necho {volume} raw\n")
+    (recorder / "rm").write_text(f"#!/bin/sh\ncat > /dev/null\nrm {volume}\n")
+    document = messages().cp(42, web.url("vmdk-stream"), SIZE_MB, store)
+    process, stdin = front_end.start("cp", document, driver="oneconvert_recorder")
+    process.stdin.write(stdin)  # type: ignore[union-attr]
+    process.stdin.close()  # type: ignore[union-attr]
+    assert wait_until(lambda: "volume-42" in front_end.left_in(store))
+    process.terminate()
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert front_end.left_in(store) == []
+
+
+def test_a_signal_that_arrives_while_a_failure_is_cleaned_up_changes_nothing(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from oneconvert.jobs.signals import hold_signals, interruptible\n"
+        "from oneconvert.jobs.workspace import workspace\n"
+        "hold_signals()\n"
+        "with workspace(Path(sys.argv[1]), '42') as directory:\n"
+        "    (directory / 'source').write_bytes(bytes(1000))\n"
+        "    try:\n"
+        "        with interruptible(): raise ValueError\n"
+        "    finally:\n"
+        "        for _ in range(5): os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, check=False)
+    assert b"ValueError" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_standard_streams_that_are_closed(front_end: FrontEnd, web: Web) -> None:
+    store = front_end.datastore()
+    program = front_end.remotes / "datastore" / "oneconvert_fs" / "cp"
+    payload = base64.b64encode(messages("5.12").cp(42, web.url("vmdk-stream"), SIZE_MB, store).encode()).decode()
+    for closed in ("0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"):
+        command = ["sh", "-c", f'exec "$0" "$@" {closed}', program, payload, "42"]
+        ended = subprocess.run(command, env=front_end.environment(), capture_output=True, check=False)
+        heard = "1>" not in closed
+        assert (ended.returncode == 0) is heard, ended.stderr
+        assert len(front_end.left_in(store)) == heard
+        for name in front_end.left_in(store):
+            Path(store.base_path, name).unlink()
 
 
 def test_a_signal_during_the_hand_over(front_end: FrontEnd, web: Web, recorder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import statistics
 import time
+from pathlib import Path
 
 import pytest
 
@@ -64,7 +65,11 @@ def left_alone() -> list[tuple[str, dict[str, object], dict[str, object]]]:
         ("files datastore", {"path": url}, {"kind": 2}),
         ("CONVERT=no", {"path": url}, {"attributes": {"CONVERT": "NO"}}),
     ]
-    schemes = ("restic", "rsync", "onebex", "lxd", "docker", "dockerfile", "vcenter", "rbd", "s3", "ssh")
+    cases += [
+        (f"CD-ROM by {scheme}", {"path": f"{scheme}://somewhere/image?size=1", "kind": 1}, {})
+        for scheme in ("s3", "ssh")
+    ]
+    schemes = ("restic", "rsync", "onebex", "lxd", "docker", "dockerfile", "vcenter", "rbd")
     return cases + [(scheme, {"path": f"{scheme}://somewhere/image?size=1"}, {}) for scheme in schemes]
 
 
@@ -98,7 +103,20 @@ def test_a_quote_in_a_url_never_reaches_the_shell_of_a_native_driver(front_end: 
     front_end.will_answer("/there raw\n")
     front_end.call("cp", document, driver="oneconvert_recorder")
     given = base64.b64decode(front_end.record().stdin).decode()
-    assert "http://127.0.0.1:9/it%27s?a=1&b=%24%28id%29" in given.replace("&amp;", "&")
+    assert "http://127.0.0.1:9/it%27s?a=1&b=%24(id)" in given.replace("&amp;", "&")
+
+
+def test_a_native_driver_finds_its_signals_as_oned_left_them(front_end: FrontEnd, tmp_path: Path) -> None:
+    """Python ignores SIGPIPE; a shell script in our place must not."""
+    script = front_end.remotes / "datastore" / "recorder" / "cp"
+    before = script.read_text()
+    script.write_text("#!/bin/sh\ngrep Sig[BI] /proc/self/status\n")
+    try:
+        document = messages().cp(42, "http://127.0.0.1:9/image", SIZE_MB, front_end.datastore(), kind=1)
+        ours = front_end.call("cp", document, driver="oneconvert_recorder")
+        assert ours.stdout == front_end.call("cp", document, driver="recorder").stdout
+    finally:
+        script.write_text(before)
 
 
 def test_a_quote_in_a_path_is_refused(front_end: FrontEnd) -> None:

@@ -561,3 +561,8 @@ class TestRobust:
         head = patched(made["qcow2"][:512], (8, be64(1024)))
         done = images.run_python(program.format(path=sys.path, head=head))
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+@pytest.mark.timeout(20)
+def test_a_page_of_many_comments_takes_no_time() -> None:
+    assert inspect(b"<!---->" * 73 + bytes(8192)).format is ImageFormat.RAW

@@ -72,6 +72,18 @@ def test_a_path_that_means_something_to_a_shell_never_reaches_a_native_driver(pa
         plan(request(path, kind=1), "fs", Settings())
 
 
+@pytest.mark.parametrize("path", ["/var/tmp/Windows Server (x64).iso", "/var/tmp/Müller & Söhne.iso"])
+def test_a_path_that_means_nothing_to_a_shell_in_quotes_is_left_alone(path: str) -> None:
+    assert plan(request(path, kind=1), "fs", Settings()) == PassThrough("an image of type CDROM is no disk", path)
+
+
+def test_a_base_path_with_a_blank() -> None:
+    store = Datastore(1, "/ds/a b", "oneconvert_fs", "qcow2")
+    text = messages().cp(42, URL, 10, store)
+    with pytest.raises(SettingsError, match="BASE_PATH"):
+        plan(read_request(Document.decode(base64.b64encode(text.encode()))), "fs", Settings())
+
+
 def test_url_args_that_mean_something_to_a_shell_never_reach_a_native_driver() -> None:
     with pytest.raises(NotAllowedError, match="URL_ARGS"):
         plan(request(kind=1, image={"URL_ARGS": "';id;'"}), "fs", Settings())

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from oneconvert.errors import CommandError
+from oneconvert.jobs import landlock
 from oneconvert.jobs.process import UNLIMITED, Limits, run
 from rig.web import wait_until
 
@@ -32,9 +33,8 @@ def test_standard_input_is_given() -> None:
 
 
 def test_a_program_that_is_missing_is_named() -> None:
-    ended = run(["no-such-program"], UNLIMITED)
-    assert ended.status == 127
-    assert "cannot start no-such-program: No such file or directory" in ended.explain()
+    with pytest.raises(CommandError, match="cannot run no-such-program: it is not there"):
+        run(["no-such-program"], UNLIMITED)
 
 
 def test_memory_is_limited() -> None:
@@ -63,12 +63,52 @@ def test_there_is_no_network_unless_it_is_asked_for() -> None:
     assert b"PermissionError" in ended.stderr
 
 
+@pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")
+def test_files_are_out_of_reach_but_those_that_are_given(tmp_path: Path) -> None:
+    given, secret = tmp_path / "given", tmp_path / "secret"
+    given.mkdir()
+    secret.write_text("canary")
+    limits = Limits(files=(str(given),))
+    writes = run(["sh", "-c", f"echo yes > {given}/file; cat {given}/file"], limits)
+    assert writes.stdout == b"yes\n", writes.stderr
+    for command in (
+        f"cat {secret}",
+        f"cat {given}/../secret",
+        "cat /etc/passwd",
+        f"echo > {tmp_path}/new",
+        f"rm {secret}",
+    ):
+        ended = run(["sh", "-c", command], limits)
+        assert ended.status != 0
+        assert b"canary" not in ended.stdout
+        assert b"ermission denied" in ended.stderr
+    (given / "link").symlink_to(secret)
+    assert run(["cat", given / "link"], limits).status != 0
+
+
+@pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")
+def test_a_hostile_image_that_fooled_every_reader_still_finds_nothing(tmp_path: Path) -> None:
+    """As if the inspection were not there: a qcow2 whose backing file is a file of this host."""
+    job, secret = tmp_path / "job", tmp_path / "secret"
+    job.mkdir()
+    secret.write_bytes(b"canary!!" * 8192)
+    image, result = job / "source", job / "result"
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", secret, "-F", "raw", image, "64k"]
+    subprocess.run(command, check=True)
+    convert = ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, result]
+    assert run(convert, Limits()).status == 0, "without the fence it is read"
+    assert b"canary" in result.read_bytes()
+    result.unlink()
+    assert run(convert, Limits(files=(str(job),))).status != 0
+    assert not result.exists() or b"canary" not in result.read_bytes()
+
+
 def test_qemu_img_cannot_use_the_network(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)
         address = f"nbd://127.0.0.1:{server.getsockname()[1]}/x"
         assert run(["qemu-img", "info", address], Limits()).status != 0
-        with pytest.raises(TimeoutError):
+        with pytest.raises(OSError, match="timed out"):
             server.accept()
 
 
@@ -77,8 +117,9 @@ def test_what_a_program_started_ends_with_it_when_we_are_interrupted(tmp_path: P
     script = f"sleep 61 & echo $! > {started}; echo $$ >> {started}; wait"
     code = (
         "import sys; from oneconvert.jobs.process import run, UNLIMITED\n"
-        "from oneconvert.jobs.signals import raise_on_signals\n"
-        "raise_on_signals(); run(['sh', '-c', sys.argv[1]], UNLIMITED)\n"
+        "from oneconvert.jobs.signals import hold_signals, interruptible\n"
+        "hold_signals()\n"
+        "with interruptible(): run(['sh', '-c', sys.argv[1]], UNLIMITED)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, script], stderr=subprocess.DEVNULL)
     assert wait_until(lambda: started.exists() and len(started.read_text().split()) == 2)
@@ -102,11 +143,11 @@ def test_a_program_that_ignores_a_polite_signal_is_killed() -> None:
     code = (
         "import sys, threading, os, signal; from oneconvert.jobs.process import run, UNLIMITED\n"
         "import oneconvert.jobs.process as p; p.PATIENCE = 0.3\n"
-        "from oneconvert.jobs.signals import raise_on_signals\n"
-        "raise_on_signals()\n"
+        "from oneconvert.jobs.signals import hold_signals, interruptible\n"
+        "hold_signals()\n"
         "threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
         "stubborn = 'import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(61)'\n"
-        "run([sys.executable, '-c', stubborn], UNLIMITED)\n"
+        "with interruptible(): run([sys.executable, '-c', stubborn], UNLIMITED)\n"
     )
     begun = time.monotonic()
     subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL, check=False, timeout=30)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+# Somebody may have closed them. A file of ours in their place would get what is meant for oned.
+for descriptor in (0, 1, 2):
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        os.open(os.devnull, os.O_RDONLY)
 
 try:
     from oneconvert.actions.driver import main

@@ -9,14 +9,13 @@ import logging
 import time
 from pathlib import Path
 
+from oneconvert.actions.arrival import Arrival, receive
 from oneconvert.actions.plan import Import, PassThrough, plan
 from oneconvert.errors import HandOverError
 from oneconvert.images import qemu_img
-from oneconvert.images.extents import check_complete
 from oneconvert.images.format import ImageFormat
-from oneconvert.images.inspect import Inspection, StreamInspector
 from oneconvert.images.safety import confirm_result, confirm_source
-from oneconvert.jobs.signals import ignore_signals
+from oneconvert.jobs.signals import ignore_signals, interruptible
 from oneconvert.jobs.workspace import workspace, workspace_base
 from oneconvert.opennebula.api import image_was_deleted
 from oneconvert.opennebula.document import Document
@@ -27,11 +26,10 @@ from oneconvert.opennebula.request import Request, read_request
 from oneconvert.opennebula.results import write_info, write_result
 from oneconvert.settings import Settings, opennebula_directories
 from oneconvert.transfer.checksums import verified
-from oneconvert.transfer.compression import decompressed
 from oneconvert.transfer.directories import DirectoryRules
 from oneconvert.transfer.http import HttpOptions
 from oneconvert.transfer.sources import SourceOptions, open_source
-from oneconvert.transfer.spool import Spool
+from oneconvert.transfer.ssh import SshOptions
 
 LOG = logging.getLogger(__name__)
 
@@ -49,27 +47,30 @@ def cp(invocation: Invocation, document: Document, settings: Settings) -> None:
     started = time.monotonic()
     base = workspace_base(settings.scratch_dir, request.datastore.base_path, _holds_datastore(request))
     with workspace(base, str(request.image.id)) as directory:
-        name, spool, found = _fetch(request, decision, settings, directory)
-        check_complete(spool, found, name)
-        confirm_source(spool, found, name)
-        finished = _convert(spool, found, decision.target, directory, name)
-        with HandOver(invocation, document, directory) as hand_over:
+        with interruptible():
+            arrival = _fetch(request, decision, settings, directory)
+            confirm_source(arrival.path, arrival.found, arrival.name, arrival.extents)
+            finished = _convert(arrival, decision.target, directory)
+        with HandOver(invocation, document, request, directory) as hand_over:
             source = hand_over.store(finished)
-            if image_was_deleted(request.image.id):
+            with interruptible():
+                deleted = image_was_deleted(request.image.id)
+            if deleted:
                 raise HandOverError(f"image {request.image.id} was deleted while it was imported")
             summary = (
-                f"image {request.image.id}: {found.format} {name} stored as {finished.format} in datastore "
-                f"{request.datastore.id}, {found.virtual_size} bytes, {time.monotonic() - started:.1f} s"
+                f"image {request.image.id}: {arrival.found.format} {arrival.name} stored as {finished.format} in "
+                f"datastore {request.datastore.id}, {finished.virtual_size} bytes, {time.monotonic() - started:.1f} s"
             )
             # The point of no return: our exit status, too, must tell oned what this line tells it.
             ignore_signals()
             write_result(source, finished.format)
+            hand_over.settle()
     LOG.info(summary)
     write_info(summary)
 
 
-def _fetch(request: Request, decision: Import, settings: Settings, directory: Path) -> tuple[str, Path, Inspection]:
-    """Bring the image into the workspace, looking at every byte on its way: its checksum, then its format."""
+def _fetch(request: Request, decision: Import, settings: Settings, directory: Path) -> Arrival:
+    """Bring the image into the workspace, looking at every byte on its way: its checksum, then what it is."""
     var, etc, _ = opennebula_directories()
     options = SourceOptions(
         http=HttpOptions(
@@ -79,37 +80,35 @@ def _fetch(request: Request, decision: Import, settings: Settings, directory: Pa
             ca_file=settings.tls_ca_file,
             bandwidth=request.datastore.bandwidth,
         ),
+        ssh=SshOptions(settings.connect_timeout, settings.idle_timeout, request.datastore.bandwidth),
+        s3=request.s3,
         directories=DirectoryRules.of(
             request.datastore.safe_dirs, (var, etc, Path.home(), *request.datastore.restricted_dirs)
         ),
     )
-    with open_source(decision.location, options) as source, Spool(directory / "source", source.name) as spool:
+    with open_source(decision.location, options) as source:
         LOG.info("fetching %s, %s bytes", source.name, source.length or "an unknown number of")
-        inspector = StreamInspector(source.name)
         chunks = verified(source, request.image.checksums, source.name)
-        if request.datastore.decompress:
-            chunks = decompressed(chunks, source.name)
-        for chunk in chunks:
-            inspector.feed(chunk)
-            spool.write(chunk)
-        spool.finish()
-        found = inspector.finish()
-        for note in found.notes:
-            LOG.warning("%s: %s", source.name, note)
-        LOG.info("%s is %s, %d bytes as a disk", source.name, found.format, found.virtual_size)
-        return source.name, spool.path, found
+        arrival = receive(chunks, source.name, request.image.disk, directory, request.datastore.decompress)
+        for note in arrival.found.notes:
+            LOG.warning("%s: %s", arrival.name, note)
+        LOG.info("%s is %s, %d bytes as a disk", arrival.name, arrival.found.format, arrival.found.virtual_size)
+        return arrival
 
 
-def _convert(spool: Path, found: Inspection, target: ImageFormat | None, directory: Path, name: str) -> FinishedImage:
-    """Make the file for the datastore: the spooled one itself where its format is right already."""
+def _convert(arrival: Arrival, target: ImageFormat | None, directory: Path) -> FinishedImage:
+    """Make the file for the datastore: what arrived itself, where its format is right already."""
+    found = arrival.found
     # Nobody but the owner of the passphrase can convert an encrypted disk; OpenNebula runs it as it is.
-    if target in (None, found.format) or found.format is ImageFormat.LUKS:
-        return FinishedImage(spool, found.format, found.virtual_size)
-    result = directory / "result"
-    qemu_img.convert(spool, found, result, target)
-    confirm_result(result, target, found.virtual_size, name)
-    spool.unlink()
-    return FinishedImage(result, target, found.virtual_size)
+    unchanged = target in (None, found.format) or found.format is ImageFormat.LUKS
+    if unchanged and not arrival.extents:
+        return FinishedImage(arrival.path, found.format, found.virtual_size)
+    result, result_format = directory / "result", target or found.format
+    qemu_img.convert(arrival.path, found, result, result_format)
+    confirm_result(result, result_format, found.virtual_size, arrival.name)
+    for path in (arrival.path, *arrival.extents):
+        path.unlink()
+    return FinishedImage(result, result_format, found.virtual_size)
 
 
 def _holds_datastore(request: Request) -> bool:

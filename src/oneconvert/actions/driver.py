@@ -6,12 +6,11 @@ Here every failure becomes one sentence for the user; what a developer wants to 
 from __future__ import annotations
 
 import logging
-import sys
 
 from oneconvert.actions import datastore
 from oneconvert.errors import InterruptedBySignalError, OneconvertError
 from oneconvert.jobs.log import log_nothing, log_to_file
-from oneconvert.jobs.signals import raise_on_signals
+from oneconvert.jobs.signals import hold_signals, interruptible
 from oneconvert.opennebula.document import Document
 from oneconvert.opennebula.invocation import Invocation, read_invocation
 from oneconvert.opennebula.results import expects_markers, write_error
@@ -26,9 +25,10 @@ def main(program: str, arguments: list[str]) -> int:
     invocation: Invocation | None = None
     document: Document | None = None
     try:
-        raise_on_signals()
+        hold_signals()
         log_nothing()
-        invocation = read_invocation(program, arguments, sys.stdin.buffer)
+        with interruptible(), open(0, "rb", closefd=False) as stdin:
+            invocation = read_invocation(program, arguments, stdin)
         log_to_file(None, invocation.native, invocation.object_id)
         settings = read_settings(invocation.remotes)
         log_to_file(settings.log_file, invocation.native, invocation.object_id)

@@ -25,13 +25,14 @@ DISKS = frozenset({"OS", "DATABLOCK"})
 NATIVE_SCHEMES = frozenset(
     {
         "docker", "dockerfile", "lxd", "netapp", "onebex", "purefa", "rbd", "restic", "restic+rbd", "rsync",
-        "rsync+rbd", "s3", "ssh", "vcenter",
+        "rsync+rbd", "vcenter",
     }
 )  # fmt: skip
-# Native drivers hand PATH to a shell. This much of it has no meaning to one, quoted or not, but '&' and '?', which
-# URLs need and which native drivers quote.
-HARMLESS = re.compile(r"[A-Za-z0-9._~:/?#@!*+,=%&\[\] -]*")
-HARMLESS_IN_URL = "._~:/?#@!*+,=%&[]-"
+# Where URL_ARGS has a place to go.
+WITH_QUERY = frozenset({"http", "https"})
+# Native drivers hand PATH to a shell, in quotes. With these characters it could leave them; '&', blanks and parentheses
+# could not, and URLs and the names of files need them.
+HARMFUL = re.compile("['\"`$\\\\;|<>\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ def plan(request: Request, native: str, settings: Settings) -> PassThrough | Imp
     """Decide. Raises NotAllowedError or SettingsError for what can only go wrong."""
     image, datastore = request.image, request.datastore
     scheme = scheme_of(image.path)
+    if len(datastore.base_path.split()) > 1:
+        raise SettingsError(f"BASE_PATH of datastore {datastore.id} has a blank, which oned cannot take in a SOURCE")
     if not image.path:
         raise NotAllowedError(f"image {image.id} has no PATH to copy from")
     reason = _why_not_ours(request, native, scheme)
@@ -61,7 +64,8 @@ def plan(request: Request, native: str, settings: Settings) -> PassThrough | Imp
         return PassThrough(reason, _harmless_path(image.path, image.url_args))
     if scheme not in OPENERS:
         raise NotAllowedError(
-            f"image {image.id} cannot be fetched by {scheme}://; use http://, https:// or a path on the front-end"
+            f"image {image.id} cannot be fetched by {scheme}://; use http://, https://, s3://, ssh:// or a path on the "
+            "front-end"
         )
     if native in REGISTERS_ONLY:
         if scheme:
@@ -70,7 +74,7 @@ def plan(request: Request, native: str, settings: Settings) -> PassThrough | Imp
                 "are there already; choose another datastore"
             )
         return PassThrough(f"{native} registers devices", _harmless_path(image.path, image.url_args))
-    location = f"{image.path}&{image.url_args}" if scheme and image.url_args else image.path
+    location = f"{image.path}&{image.url_args}" if scheme in WITH_QUERY and image.url_args else image.path
     return Import(location, _target(datastore.id, datastore.driver, native, settings))
 
 
@@ -102,12 +106,12 @@ def _target(datastore_id: int, driver: str, native: str, settings: Settings) -> 
 
 
 def _harmless_path(path: str, url_args: str) -> str:
-    if not HARMLESS.fullmatch(url_args):
+    if HARMFUL.search(url_args):
         raise NotAllowedError("URL_ARGS of the image has characters that are not allowed in a URL")
-    if HARMLESS.fullmatch(path):
+    if not HARMFUL.search(path):
         return path
     if scheme_of(path) in ("http", "https"):
-        return quote(path, safe=HARMLESS_IN_URL)
+        return HARMFUL.sub(lambda found: quote(found[0]), path)
     raise NotAllowedError(
         "the path of the image has a quote or another character with a meaning to the shells of native drivers; "
         "rename the file"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from oneconvert.errors import CommandError, ImageRefusedError
 from oneconvert.images.format import ImageFormat
@@ -33,11 +35,11 @@ ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "HOME": "/
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What ``qemu-img info`` says. ``virtual_size`` in bytes; ``external`` is true when it names another file."""
+    """What ``qemu-img info`` says. ``virtual_size`` in bytes; ``files`` are all that it names, as it names them."""
 
     format: str
     virtual_size: int
-    external: bool
+    files: frozenset[str]
 
 
 def probe(image: Path, name: str) -> ImageInfo:
@@ -58,9 +60,8 @@ def convert(source: Path, found: Inspection, target: Path, target_format: ImageF
         cpu_seconds=CONVERT_START + size // CONVERT_SLOWEST,
         file_size=size + size // METADATA_SHARE + METADATA_BASE,
     )
-    completed = _qemu_img(
-        ["convert", *_format_options(found), "-O", target_format.value, _filename(source, found), target], limits
-    )
+    arguments = ["convert", *_format_options(found), "-O", target_format.value, _filename(source, found), target]
+    completed = _qemu_img(arguments, limits, source)
     if completed.status != 0:
         raise CommandError(_why(completed, source, "the image", target))
 
@@ -69,7 +70,7 @@ def check(image: Path, image_format: ImageFormat) -> None:
     """Verify the tables of an image that we made. Raises CommandError. Formats without a check pass."""
     if image_format not in (ImageFormat.QCOW2, ImageFormat.VMDK, ImageFormat.VDI, ImageFormat.VHDX):
         return
-    completed = _qemu_img(["check", "-f", image_format.value, image], INFO_LIMITS)
+    completed = _qemu_img(["check", "-f", image_format.value, image], INFO_LIMITS, image)
     if completed.status != 0:
         raise CommandError(f"the converted image is damaged: {_why(completed, image, 'it')}")
 
@@ -90,7 +91,7 @@ def _filename(image: Path, found: Inspection) -> str | Path:
 
 
 def _info(opened: list[str | Path], image: Path, name: str) -> ImageInfo:
-    completed = _qemu_img(["info", "--output=json", *opened], INFO_LIMITS)
+    completed = _qemu_img(["info", "--output=json", *opened], INFO_LIMITS, image)
     if completed.status != 0:
         raise ImageRefusedError(f"{name} cannot be read: {_why(completed, image, 'it')}")
     try:
@@ -99,16 +100,23 @@ def _info(opened: list[str | Path], image: Path, name: str) -> ImageInfo:
         return ImageInfo(
             format=str(answer["format"]),
             virtual_size=int(answer["virtual-size"]),
-            external="backing-filename" in answer
-            or "full-backing-filename" in answer
-            or "data-file" in specific
-            or any(extent.get("filename") != str(image) for extent in specific.get("extents", [])),
+            files=frozenset(str(file) for file in _named_files(answer, specific) if file),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         raise CommandError(f"qemu-img info gives no answer that can be understood for {name}") from None
 
 
-def _qemu_img(arguments: list[str | Path], limits: Limits) -> Completed:
+def _named_files(answer: dict[str, Any], specific: dict[str, Any]) -> Iterator[object]:
+    yield answer.get("backing-filename")
+    yield answer.get("full-backing-filename")
+    yield specific.get("data-file")
+    for extent in specific.get("extents", []):
+        yield extent.get("filename")
+
+
+def _qemu_img(arguments: list[str | Path], limits: Limits, image: Path) -> Completed:
+    """Run it where it can reach the directory of ``image`` and nothing else of this host."""
+    limits = replace(limits, files=(str(image.parent),))
     completed = run(["qemu-img", *arguments], limits, environment=ENVIRONMENT)
     # The directory of the files is one that will be gone when somebody reads this.
     words = [each.name if isinstance(each, Path) else each for each in arguments]

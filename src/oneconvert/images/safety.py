@@ -6,6 +6,7 @@ declare, on the way in and on the way out: whatever fools one of the two readers
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from oneconvert.errors import ImageRefusedError
@@ -14,8 +15,11 @@ from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspect import Inspection
 
 
-def confirm_source(image: Path, inspection: Inspection, name: str) -> None:
-    """Raise ImageRefusedError unless qemu-img reads ``image`` as the inspection does."""
+def confirm_source(image: Path, inspection: Inspection, name: str, extents: Collection[Path] = ()) -> None:
+    """Raise ImageRefusedError unless qemu-img reads ``image`` as the inspection does, and from no other files.
+
+    ``extents`` are files beside it that it may read.
+    """
     probed = qemu_img.probe(image, name)
     if probed.format != inspection.probed_as.value:
         raise ImageRefusedError(
@@ -25,7 +29,7 @@ def confirm_source(image: Path, inspection: Inspection, name: str) -> None:
         return  # its header tells qemu-img nothing more, and version 2 nothing at all
     agreed = inspection.probed_as is inspection.format and not inspection.options
     found = probed if agreed else qemu_img.info(image, inspection, name)
-    if found.external:
+    if found.files - {str(image), *map(str, extents)}:
         raise ImageRefusedError(f"{name} refers to other files, so it is not a whole image")
     if found.virtual_size != inspection.virtual_size:
         raise ImageRefusedError(
@@ -36,11 +40,13 @@ def confirm_source(image: Path, inspection: Inspection, name: str) -> None:
 def confirm_result(image: Path, image_format: ImageFormat, virtual_size: int, name: str) -> None:
     """Raise ImageRefusedError unless the converted ``image`` is what it should be, and nothing else."""
     probed = qemu_img.probe(image, name)
+    if image_format is ImageFormat.RAW and probed.format == ImageFormat.LUKS.value:
+        return  # an encrypted disk: OpenNebula runs it as a raw one, and so does every native driver
     if probed.format != image_format.value:
         raise ImageRefusedError(
             f"{name} is refused: the content of its disk is itself a {probed.format} image, which OpenNebula would "
             f"take for the image; convert that one"
         )
-    if probed.external or probed.virtual_size != virtual_size:
+    if probed.files - {str(image)} or probed.virtual_size != virtual_size:
         raise ImageRefusedError(f"{name}: the converted disk has {probed.virtual_size} bytes instead of {virtual_size}")
     qemu_img.check(image, image_format)

@@ -17,6 +17,8 @@ def log_nothing() -> None:
     root = logging.getLogger()
     root.handlers = [logging.NullHandler()]
     root.setLevel(logging.INFO)
+    # It repeats URLs, with all that may be secret in them.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 def log_to_file(path: Path | None, driver: str, object_id: str) -> None:

@@ -20,6 +20,8 @@ LOG = logging.getLogger(__name__)
 # Below the file system's directory: hidden, so that nothing takes it for an image.
 PARENT = ".oneconvert"
 LOCK = "lock"
+# In a workspace: the files elsewhere that belong to the unfinished import, one path a line.
+CLAIMS = "claims"
 FALLBACK = Path("/var/tmp")  # noqa: S108 (a 0700 directory is made in it)
 # A directory without a held lock is a leftover, but not in the moment between its making and its locking.
 GRACE_SECONDS = 60.0
@@ -27,7 +29,7 @@ GRACE_SECONDS = 60.0
 
 @contextmanager
 def workspace(base: Path, label: str) -> Iterator[Path]:
-    """A new 0700 directory below ``base``, removed with all that is in it when the context is left.
+    """A new 0700 directory below ``base``, removed with all that is in it and all that it claims.
 
     A process that is killed by SIGKILL cannot remove anything: the next import below the same ``base`` on the same
     host does. A lock that the kernel drops with the process tells the dead from the living.
@@ -35,20 +37,30 @@ def workspace(base: Path, label: str) -> Iterator[Path]:
     """
     parent = base / PARENT
     host = "".join(c if c.isalnum() else "-" for c in socket.gethostname())
+    directory: Path | None = None
     try:
-        directory = _make(parent, f"{host}.{label}.")
-    except OSError as error:
-        raise SettingsError(
-            f"cannot make a directory for the import in {base}: {error.strerror}; see scratch_dir in oneconvert.conf"
-        ) from None
-    try:
-        with (directory / LOCK).open("w") as lock:
+        try:
+            directory = _make(parent, f"{host}.{label}.")
+            lock = (directory / LOCK).open("w")
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise SettingsError(
+                f"cannot make a directory for the import in {base}: {error.strerror}; "
+                "see scratch_dir in oneconvert.conf"
+            ) from None
+        with lock:
             _sweep(parent, host, directory)
             yield directory
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
-        _remove_if_empty(parent)
+        if directory:
+            _remove(directory)
+        with suppress(OSError):
+            parent.rmdir()
+
+
+def give_up_claims(directory: Path) -> None:
+    """The files that the workspace claims are the datastore's from now on."""
+    (directory / CLAIMS).unlink(missing_ok=True)
 
 
 def workspace_base(scratch_dir: Path | None, base_path: str, usable: bool) -> Path:
@@ -60,10 +72,10 @@ def workspace_base(scratch_dir: Path | None, base_path: str, usable: bool) -> Pa
     if scratch_dir is not None:
         return scratch_dir
     if usable and base_path.startswith("/"):
-        candidate = Path(os.path.normpath(base_path))
-        while not candidate.exists():
+        candidate = Path(os.path.realpath(base_path))
+        while not os.path.lexists(candidate) and candidate != candidate.parent:
             candidate = candidate.parent
-        if candidate != Path("/") and candidate.is_dir() and os.access(candidate, os.W_OK | os.X_OK):
+        if candidate != candidate.parent and candidate.is_dir() and os.access(candidate, os.W_OK | os.X_OK):
             return candidate
     return FALLBACK
 
@@ -82,6 +94,15 @@ def _make(parent: Path, prefix: str) -> Path:
     return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
 
 
+def _remove(directory: Path) -> None:
+    with suppress(OSError, UnicodeDecodeError):
+        for line in (directory / CLAIMS).read_text().splitlines():
+            if line.startswith("/"):
+                LOG.warning("removing %s, which belongs to an import that failed", line)
+                Path(line).unlink(missing_ok=True)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 def _sweep(parent: Path, host: str, ours: Path) -> None:
     for directory in parent.glob(f"{host}.*"):
         try:
@@ -90,11 +111,6 @@ def _sweep(parent: Path, host: str, ours: Path) -> None:
             with (directory / LOCK).open("a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 LOG.warning("removing %s, which an import that was killed left", directory)
-                shutil.rmtree(directory, ignore_errors=True)
+                _remove(directory)
         except OSError:  # held, or gone in the meantime
             continue
-
-
-def _remove_if_empty(parent: Path) -> None:
-    with suppress(OSError):
-        parent.rmdir()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 LOG = logging.getLogger(__name__)
@@ -25,12 +27,29 @@ def image_was_deleted(image_id: int) -> bool:
     import pyone
 
     try:
-        pyone.OneServer(_endpoint(), session=session, timeout=TIMEOUT).image.info(image_id)
+        with _no_proxy():
+            pyone.OneServer(_endpoint(), session=session, timeout=TIMEOUT).image.info(image_id)
     except pyone.OneNoExistsException:
         return True
     except Exception as error:  # whatever the binding and what is below it may raise
         LOG.warning("oned cannot be asked about image %d: %s", image_id, type(error).__name__)
     return False
+
+
+@contextmanager
+def _no_proxy() -> Iterator[None]:
+    """A proxy is for downloads: it must not get the password of oneadmin. pyone leaves it to the environment."""
+    names = ("no_proxy", "NO_PROXY")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "*"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _session() -> str:

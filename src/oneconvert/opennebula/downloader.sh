@@ -4,6 +4,9 @@
 # Usage: downloader.sh [options of the original] FROM TO|-
 set -e
 
+# This is seat/datastore/downloader.sh in the workspace.
+workspace=${0%/*}/../..
+
 while [ $# -gt 2 ]; do
     shift
 done
@@ -12,6 +15,6 @@ if [ "$2" = "-" ]; then
     exec cat -- "$1"
 fi
 
-# Told before it is there: whoever cleans up after a failure must know of a half-made copy, too.
-echo "$2" >> "${0%/*}/targets"
-exec mv -f -- "$1" "$2"
+# Claimed before it is there: whoever cleans up after a failure must know of a half-made copy, too.
+printf '%s\n' "$2" >> "$workspace/claims"
+exec mv -f -- "$1" "$2" 2> "$workspace/reason"

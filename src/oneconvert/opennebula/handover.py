@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from oneconvert.errors import HandOverError
 from oneconvert.images.format import ImageFormat
+from oneconvert.jobs.process import Completed
+from oneconvert.jobs.signals import interruptible
+from oneconvert.jobs.workspace import give_up_claims
 from oneconvert.opennebula import seat
 from oneconvert.opennebula.document import Document
 from oneconvert.opennebula.invocation import Invocation
 from oneconvert.opennebula.native import action_path, run_action
+from oneconvert.opennebula.request import Request
 from oneconvert.opennebula.results import message_of
 
 LOG = logging.getLogger(__name__)
@@ -26,27 +31,33 @@ LISTS = ("DATASTORE/IMAGES", "MARKETPLACE")
 
 @dataclass(frozen=True)
 class FinishedImage:
-    """An image that is ready for its datastore; ``virtual_size`` in bytes."""
+    """An image that is ready for its datastore; the size of its disk, ``virtual_size``, in bytes."""
 
     path: Path
     format: ImageFormat
     virtual_size: int
 
+    @property
+    def size_mib(self) -> int:
+        """Whole MiB that a volume needs to hold it."""
+        return -(-self.virtual_size // MIB)
+
 
 class HandOver:
     """One hand-over. As a context manager it removes what the native driver stored when the block fails."""
 
-    def __init__(self, invocation: Invocation, document: Document, workspace: Path) -> None:
+    def __init__(self, invocation: Invocation, document: Document, request: Request, workspace: Path) -> None:
         self._invocation = invocation
+        self._request = request
         self._document = document
-        self._seat = workspace / "seat"
+        self._workspace = workspace
         self._source = ""
 
     def __enter__(self) -> HandOver:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
+        if kind is not None and self._source:
             self._take_back()
 
     def store(self, image: FinishedImage) -> str:
@@ -55,50 +66,75 @@ class HandOver:
         Raises HandOverError with what the native driver said.
         """
         native = action_path(self._invocation, "cp")
-        program = native
-        if seat.can_sit(native):
-            seat.take_seat(self._seat, self._invocation.remotes, self._invocation.native)
-            program = self._seat / "datastore" / self._invocation.native / "cp"
-        # The driver's own copy would have the permissions that the umask leaves; so has ours.
-        image.path.chmod(0o666 & ~_umask())
-        completed = run_action(program, self._invocation.with_payload(self._rewritten(image).encode()))
+        try:
+            program = self._take_seat(native)
+            # The driver's own copy would have the permissions that the umask leaves; so has ours.
+            image.path.chmod(0o666 & ~_umask())
+        except OSError as error:
+            raise HandOverError(f"cannot prepare the hand-over in {self._workspace}: {error.strerror}") from None
+        call = self._invocation.with_payload(self._rewritten(image).encode())
+        # What a driver stores through our downloader is known from the start; of others only when they have ended.
+        with interruptible() if program != native else nullcontext():
+            completed = run_action(program, call)
         LOG.info("%s: %.1f s", native, completed.seconds)
         words = completed.stdout.decode(errors="replace").split("\n", 1)[0].split()
         if completed.status != 0 or not words:
             raise HandOverError(
-                f"the native {self._invocation.native} driver did not store the image: "
-                f"{message_of(completed.stderr) or completed.explain()}"
+                f"the native {self._invocation.native} driver did not store the image: {self._why(completed)}"
             )
         self._source = words[0]
         return self._source
 
+    def settle(self) -> None:
+        """The image belongs to oned now: oned was told, and nothing can go wrong any more."""
+        give_up_claims(self._workspace)
+
+    def _take_seat(self, native: Path) -> Path:
+        """The program to run: the native ``cp`` itself, or the way to it through a seat."""
+        # Over a bridge the image leaves this host through a pipe, and nobody here knows what is stored.
+        if self._request.datastore.has_bridge or not seat.can_sit(native):
+            return native
+        mirror = self._workspace / "seat"
+        seat.take_seat(mirror, self._invocation.remotes, self._invocation.native)
+        return mirror / "datastore" / self._invocation.native / "cp"
+
+    def _why(self, completed: Completed) -> str:
+        """The reason of a failure: our downloader's, or else the sentence of the driver."""
+        with suppress(OSError):
+            reason = (self._workspace / "reason").read_text(errors="replace").strip().rpartition(": ")[2]
+            if reason:
+                return reason
+        return message_of(completed.stderr) or completed.explain()
+
     def _rewritten(self, image: FinishedImage) -> Document:
-        document = Document.decode(self._document.encode())
+        """The document for the native ``cp``: all that oneconvert did is done, PATH is ours and safe."""
+        document = self._copy()
         document.set("IMAGE/PATH", str(image.path))
-        size_mib = max(int(document.text("IMAGE/SIZE", "0")), -(-image.virtual_size // MIB))
-        document.set("IMAGE/SIZE", str(size_mib))
+        document.set("IMAGE/SIZE", str(max(self._request.image.size_mib, image.size_mib)))
         for name in SETTLED:
             document.remove(f"IMAGE/TEMPLATE/{name}")
-        safe_dirs = f"{image.path.parent} {document.text('DATASTORE/TEMPLATE/SAFE_DIRS')}".strip()
-        document.set("DATASTORE/TEMPLATE/SAFE_DIRS", safe_dirs)
+        # Not the directory of PATH: to native drivers the words of SAFE_DIRS are regular expressions.
+        document.set("DATASTORE/TEMPLATE/SAFE_DIRS", "/")
         document.set("DATASTORE/TEMPLATE/NO_DECOMPRESS", "yes")
         document.set("DATASTORE/TEMPLATE/CONVERT", "no")
         # fs/cp would read the whole file again to dig the holes that are there already.
         document.set("DATASTORE/TEMPLATE/SPARSE", "no")
-        for path in LISTS:
-            document.remove(path)
         return document
 
     def _take_back(self) -> None:
-        if self._source:
-            document = Document.decode(self._document.encode())
-            document.set("IMAGE/SOURCE", self._source)
-            removal = self._invocation.with_payload(document.encode())
-            completed = run_action(action_path(self._invocation, "rm"), removal)
-            if completed.status != 0:
-                LOG.error("the native rm left %s: %s", self._source, completed.explain())
-        for target in seat.targets(self._seat):
-            target.unlink(missing_ok=True)
+        document = self._copy()
+        document.set("IMAGE/SOURCE", self._source)
+        call = self._invocation.with_payload(document.encode())
+        completed = run_action(action_path(self._invocation, "rm"), call)
+        if completed.status != 0:
+            LOG.error("the native rm left %s: %s", self._source, completed.explain())
+
+    def _copy(self) -> Document:
+        """The document without what no native driver reads."""
+        document = Document.decode(self._document.encode())
+        for path in LISTS:
+            document.remove(path)
+        return document
 
 
 def _umask() -> int:

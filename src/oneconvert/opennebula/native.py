@@ -9,6 +9,7 @@ from typing import NoReturn
 from oneconvert.errors import HandOverError
 from oneconvert.images.format import ImageFormat
 from oneconvert.jobs.process import UNLIMITED, Completed, run
+from oneconvert.jobs.signals import restore_signals
 from oneconvert.opennebula.invocation import Convention, Invocation
 
 # Drivers that store one format whatever the DRIVER of the datastore says: their volumes are block devices.
@@ -41,6 +42,7 @@ def become(invocation: Invocation) -> NoReturn:
         os.lseek(document, 0, os.SEEK_SET)
         os.dup2(document, 0)
         os.close(document)
+    restore_signals()
     try:
         os.execv(program, [str(program), *invocation.arguments])  # noqa: S606 (no shell)
     except OSError as error:

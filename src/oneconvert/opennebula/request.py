@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from oneconvert.errors import MessageError
 from oneconvert.opennebula.document import Document
 from oneconvert.transfer.checksums import Checksum
+from oneconvert.transfer.s3 import S3Credentials
 
 # include/Image.h (ImageType) and include/Datastore.h (DatastoreType) of OpenNebula.
 IMAGE_TYPES = {
@@ -31,14 +32,15 @@ APP_CHECKSUM = "FROM_APP_MD5"
 
 @dataclass(frozen=True)
 class Image:
-    """The image to store. ``size_mib`` is what the user's quota was charged; ``url_args`` exists up to 6.8."""
+    """The image to store. ``size_mib`` is what the user's quota was charged; ``url_args`` exists up to
+    6.8; ``disk`` is the number or name of one of several disks in an archive."""
 
     id: int
-    name: str
     type: str
     path: str
     url_args: str
     size_mib: int
+    disk: str
     checksums: tuple[Checksum, ...]
 
 
@@ -47,7 +49,6 @@ class Datastore:
     """The datastore it goes to. Directories are as written by the admin; the limit is bytes per second or None."""
 
     id: int
-    name: str
     type: str
     base_path: str
     driver: str
@@ -62,24 +63,25 @@ class Datastore:
 
 @dataclass(frozen=True)
 class Request:
-    """One image for one datastore."""
+    """One image for one datastore. ``s3`` has the keys of the marketplace that it comes from, if that has any."""
 
     image: Image
     datastore: Datastore
+    s3: S3Credentials | None
 
 
 def read_request(document: Document) -> Request:
     """Raises MessageError naming the first value that cannot be used."""
-    return Request(_image(document), _datastore(document))
+    return Request(_image(document), _datastore(document), _s3(document))
 
 
 def _image(document: Document) -> Image:
     return Image(
         id=_integer(document, "IMAGE/ID"),
-        name=document.text("IMAGE/NAME"),
         type=IMAGE_TYPES.get(_integer(document, "IMAGE/TYPE", 0), "UNKNOWN"),
         path=document.text("IMAGE/PATH"),
         url_args=document.text("IMAGE/TEMPLATE/URL_ARGS"),
+        disk=document.text("IMAGE/TEMPLATE/ONECONVERT_DISK"),
         size_mib=_integer(document, "IMAGE/SIZE", 0),
         checksums=_checksums(document),
     )
@@ -100,7 +102,6 @@ def _datastore(document: Document) -> Datastore:
 
     return Datastore(
         id=_integer(document, "DATASTORE/ID"),
-        name=document.text("DATASTORE/NAME"),
         type=DATASTORE_TYPES.get(_integer(document, "DATASTORE/TYPE", 0), "UNKNOWN"),
         base_path=document.text("DATASTORE/BASE_PATH"),
         driver=attribute("DRIVER").lower(),
@@ -111,6 +112,23 @@ def _datastore(document: Document) -> Datastore:
         bandwidth=_bandwidth(attribute("LIMIT_TRANSFER_BW")),
         has_bridge=bool(attribute("BRIDGE_LIST")),
         automounts_nfs=attribute("NFS_AUTO_ENABLE").lower() == "yes",
+    )
+
+
+def _s3(document: Document) -> S3Credentials | None:
+    def attribute(name: str) -> str:
+        return document.text(f"MARKETPLACE/TEMPLATE/{name}")
+
+    if not attribute("ACCESS_KEY_ID") or not attribute("SECRET_ACCESS_KEY"):
+        return None
+    return S3Credentials(
+        access_key_id=attribute("ACCESS_KEY_ID"),
+        secret_access_key=attribute("SECRET_ACCESS_KEY"),
+        region=attribute("REGION"),
+        endpoint=attribute("ENDPOINT"),
+        aws=attribute("AWS"),
+        force_path_style=attribute("FORCE_PATH_STYLE"),
+        signature_version=attribute("SIGNATURE_VERSION"),
     )
 
 

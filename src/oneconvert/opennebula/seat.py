@@ -12,8 +12,6 @@ from importlib import resources
 from pathlib import Path
 
 DOWNLOADER = "downloader.sh"
-# Where our downloader writes the targets that it fills, one a line: what must go when the import fails after all.
-TARGETS = "targets"
 
 
 def can_sit(script: Path) -> bool:
@@ -38,15 +36,6 @@ def take_seat(seat: Path, remotes: Path, native: str) -> None:
     with source.open("rb") as packaged, downloader.open("wb") as copy:
         shutil.copyfileobj(packaged, copy)
     downloader.chmod(0o700)
-
-
-def targets(seat: Path) -> list[Path]:
-    """The files that the driver had filled so far."""
-    try:
-        text = (seat / "datastore" / TARGETS).read_text()
-    except OSError:
-        return []
-    return [Path(line) for line in text.splitlines() if line.startswith("/")]
 
 
 def _link_all(origin: Path, mirror: Path, leave_out: str) -> None:

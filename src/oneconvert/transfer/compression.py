@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import re
 from collections.abc import Iterable, Iterator
 from typing import Callable, Protocol, cast
 
@@ -50,7 +51,10 @@ COMPRESSIONS: dict[str, tuple[bytes, Callable[[], Decompressor]]] = {
     "xz": (b"\xfd7zXZ\x00", _xz),
     "zstd": (b"\x28\xb5\x2f\xfd", _zstd),
 }
-LONGEST_MAGIC = max(len(magic) for magic, _ in COMPRESSIONS.values())
+# RFC 8878, 3.1.2: frames of any content that a zstd decoder passes over; pzstd begins with one.
+SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18(.{4})", re.DOTALL)
+# A decompressor gets at least this much of a new member, where there is so much: ISA-L wants its header in one piece.
+HEADER_ROOM = 64 * 1024
 ERRORS: tuple[type[Exception], ...] = (
     cast(type[Exception], igzip_lib.IsalError),
     OSError,
@@ -63,10 +67,9 @@ ERRORS: tuple[type[Exception], ...] = (
 
 def find_compression(head: bytes) -> str | None:
     """The kind of compression that ``head``, the first bytes of a stream, shows; None for none."""
-    for kind, (magic, _) in COMPRESSIONS.items():
-        if head.startswith(magic):
-            return kind
-    return None
+    if SKIPPABLE.match(head):
+        return "zstd"
+    return next((kind for kind, (magic, _) in COMPRESSIONS.items() if head.startswith(magic)), None)
 
 
 def decompressed(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
@@ -76,19 +79,28 @@ def decompressed(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
     Raises TransferError when the compressed data is damaged or ends too early.
     """
     source = iter(chunks)
-    head = b""
-    for chunk in source:
-        head += chunk
-        if len(head) >= LONGEST_MAGIC:
-            break
-    kind = find_compression(head)
+    data = _filled(b"", source)
+    kind = find_compression(data)
     if kind is None:
-        if head:
-            yield head
+        if data:
+            yield data
         yield from source
         return
     magic, new = COMPRESSIONS[kind]
-    data, decompressor = head, new()
+    while data:
+        if kind == "zstd" and SKIPPABLE.match(data):
+            data = _after_skippable(data, source, name)
+        elif data.startswith(magic):
+            decompressor = new()
+            yield from _member(decompressor, data, source, kind, name)
+            data = decompressor.unused_data
+        else:
+            raise TransferError(f"{name} is damaged: something that is not {kind} follows its {kind} data")
+        data = _next_member(data, source)
+
+
+def _member(decompressor: Decompressor, data: bytes, source: Iterator[bytes], kind: str, name: str) -> Iterator[bytes]:
+    """The content of one member that begins with ``data``."""
     while True:
         try:
             output = decompressor.decompress(data, CHUNK)
@@ -100,25 +112,38 @@ def decompressed(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
             yield output
         data = b""
         if decompressor.eof:
-            data = _next_member(decompressor.unused_data, magic, source)
-            if not data:
-                return
-            if not data.startswith(magic):
-                raise TransferError(f"{name} is damaged: something that is not {kind} follows its {kind} data")
-            decompressor = new()
-        elif decompressor.needs_input:
+            return
+        if decompressor.needs_input:
             data = next(source, b"")
             if not data:
                 raise TransferError(f"{name} is truncated: its {kind} data ends too early")
 
 
-def _next_member(data: bytes, magic: bytes, source: Iterator[bytes]) -> bytes:
-    """What follows a member: empty at the end. Zero bytes are padding (tapes, block devices, the .xz format)."""
-    while True:
-        data = data.lstrip(b"\0")
-        if len(data) >= len(magic):
-            return data
+def _next_member(data: bytes, source: Iterator[bytes]) -> bytes:
+    """What follows a member; empty at the end. Zero bytes are padding: of tapes, block devices, the .xz format."""
+    while not data.lstrip(b"\0"):
+        data = next(source, b"")
+        if not data:
+            return b""
+    return _filled(data.lstrip(b"\0"), source)
+
+
+def _after_skippable(data: bytes, source: Iterator[bytes], name: str) -> bytes:
+    """What follows a frame to be passed over, as far as it has arrived."""
+    left = 8 + int.from_bytes(data[4:8], "little")
+    while len(data) < left:
+        left -= len(data)
+        data = next(source, b"")
+        if not data:
+            raise TransferError(f"{name} is truncated: its zstd data ends too early")
+    return data[left:]
+
+
+def _filled(data: bytes, source: Iterator[bytes]) -> bytes:
+    """``data`` and what follows it, up to HEADER_ROOM bytes or the end."""
+    while len(data) < HEADER_ROOM:
         more = next(source, b"")
         if not more:
-            return data
+            break
         data += more
+    return data

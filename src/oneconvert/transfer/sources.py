@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Callable, Protocol
 
 from oneconvert.errors import NotAllowedError
-from oneconvert.transfer import http, local
+from oneconvert.transfer import http, local, s3, ssh
 from oneconvert.transfer.directories import DirectoryRules
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -31,18 +31,35 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What the openers need to know: the settings of the transfer and the admin's rules for local files."""
+    """What the openers need to know: the settings of the transfer and the admin's rules for local files.
+
+    ``s3`` is None for an image that comes from no marketplace with such keys.
+    """
 
     http: http.HttpOptions
+    ssh: ssh.SshOptions
+    s3: s3.S3Credentials | None
     directories: DirectoryRules
 
 
 Opener = Callable[[str, SourceOptions], "AbstractContextManager[Source]"]
 
+
+def _open_object(location: str, options: SourceOptions) -> AbstractContextManager[Source]:
+    if options.s3 is None:
+        raise NotAllowedError(
+            "s3:// images are fetched with the keys of the marketplace that their app is in; this one comes from no "
+            "marketplace with ACCESS_KEY_ID and SECRET_ACCESS_KEY"
+        )
+    return s3.open_object(location, options.s3, options.http)
+
+
 OPENERS: dict[str, Opener] = {
     "": lambda location, options: local.open_file(location, options.directories),
     "http": lambda location, options: http.open_url(location, options.http),
     "https": lambda location, options: http.open_url(location, options.http),
+    "s3": _open_object,
+    "ssh": lambda location, options: ssh.open_remote_file(location, options.ssh),
 }
 
 
@@ -57,6 +74,6 @@ def open_source(location: str, options: SourceOptions) -> AbstractContextManager
     scheme = scheme_of(location)
     if scheme not in OPENERS:
         raise NotAllowedError(
-            f"images cannot be fetched by {scheme}://; use http://, https:// or a path on the front-end"
+            f"images cannot be fetched by {scheme}://; use http://, https://, s3://, ssh:// or a path on the front-end"
         )
     return OPENERS[scheme](location, options)

@@ -20,10 +20,14 @@ class Spool:
     """
 
     def __init__(self, path: Path, name: str) -> None:
+        """Raises TransferError when the file cannot be made."""
         self.path = path
         self.length = 0
         self._name = name
-        self._file = path.open("xb", buffering=0)
+        try:
+            self._file = path.open("xb", buffering=0)
+        except OSError as error:
+            raise self._failure(error) from None
 
     def __enter__(self) -> Spool:
         return self

@@ -146,7 +146,9 @@ NEVER_DISKS: tuple[NotADisk, ...] = (
     _packed(rb"\x1f\x8b\x08", "gzip"),
     _packed(rb"BZh[1-9]1AY&SY", "bzip2"),
     _packed(rb"\xfd7zXZ\x00", "xz"),
-    _packed(rb"\x28\xb5\x2f\xfd", "zstd"),
+    _packed(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", "zstd"),
+    _packed(rb"\x5d\x00\x00.{2}\xff{8}", "lzma"),
+    _packed(rb"\x1f\x9d", "compress"),
     _packed(rb"\x04\x22\x4d\x18|\x02\x21\x4c\x18", "lz4"),
     _packed(rb"\x89LZO\x00\r\n\x1a\n", "lzop"),
     _archive(rb"PK\x03\x04", "a zip"),
@@ -154,12 +156,17 @@ NEVER_DISKS: tuple[NotADisk, ...] = (
     _archive(rb"7z\xbc\xaf\x27\x1c", "a 7z"),
     _archive(rb"Rar!\x1a\x07", "a RAR"),
     _kind(
-        _BLANK + rb"(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html[\s>])",
+        _BLANK + rb"(?:<!--(?:(?!-->).)*-->\s*)*<(?:!doctype\s+html|html[\s>])",
         "is a web page, not a disk image: the address answers with a page for people; use that of the file itself",
     ),
     _kind(
         _BLANK + rb"<\?xml[\s?]",
         "is an XML document, not a disk image: an error page of the server, or the description of an appliance",
+    ),
+    _kind(rb"%PDF-", "is a PDF document, not a disk image"),
+    _kind(
+        rb"(?!\s*# Disk DescriptorFile)[\t\n\r\f\x20-\x7e]{%d}" % SECTOR,
+        "is a text, not a disk image: perhaps an error page of the server; look at it with 'curl'",
     ),
 )
 

@@ -6,7 +6,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from oneconvert.images.layout.source import DamagedError, Source
+from oneconvert.images.layout.source import DamagedError, Seen, Source
 from oneconvert.zstd import ZstdDecompressor, ZstdError
 
 # The header, big endian (qemu, docs/interop/qcow2.txt):
@@ -93,16 +93,14 @@ def check(source: Source) -> None:
     tables = -(-header.virtual_size // (header.cluster * header.l2_entries))
     if tables > header.l1_entries or header.l1_entries * 8 > LARGEST_L1:
         raise DamagedError(f"its L1 table of {header.l1_entries} entries does not fit its size")
-    seen: set[int] = set()
+    seen = Seen(source.size, header.cluster)
     index = 0
     for piece in source.numbers(header.l1_offset, tables, "Q", "big"):
         for entry in piece:
             offset = entry & OFFSET_MASK
-            # A table used twice is read once: the work stays in proportion to the file.
-            if offset and offset not in seen:
-                if offset % header.cluster:
-                    raise DamagedError("an L2 table is not at the start of a cluster")
-                seen.add(offset)
+            if offset % header.cluster:
+                raise DamagedError("an L2 table is not at the start of a cluster")
+            if offset and seen.first_time(offset):
                 _check_l2(source, header, offset, index * header.l2_entries)
             index += 1
 

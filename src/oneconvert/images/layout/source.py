@@ -23,6 +23,25 @@ class DamagedError(Exception):
     """A number in the file contradicts the format; the text says which: "its L1 table ..."."""
 
 
+class Seen:
+    """Which blocks of a file were met, one bit each: a table used twice is read once, so that the work stays in
+    proportion to the file, and so does the memory.
+    """
+
+    def __init__(self, size: int, block: int) -> None:
+        self._block = block
+        self._bits = bytearray(size // block // 8 + 1)
+
+    def first_time(self, offset: int) -> bool:
+        """Whether ``offset`` is met for the first time; always for one beyond the end of the file."""
+        byte, bit = divmod(offset // self._block, 8)
+        if byte >= len(self._bits):
+            return True
+        met = self._bits[byte] >> bit & 1
+        self._bits[byte] |= 1 << bit
+        return not met
+
+
 class Source:
     """An image file, open for reading by its descriptor ``fd``, of ``size`` bytes."""
 

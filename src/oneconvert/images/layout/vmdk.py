@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from oneconvert.images.layout.source import DamagedError, Source
+from oneconvert.images.layout.source import DamagedError, Seen, Source
 
 # The header, little endian (VMware, "Virtual Disk Format 5.0", section "Hosted Sparse Extents"):
 #
@@ -68,13 +68,11 @@ def check(source: Source) -> None:
     tables = -(-header.capacity // (header.grain * header.table_entries))
     if tables > MOST_DIRECTORY_ENTRIES:
         raise DamagedError(f"its grain directory of {tables} entries is too large")
-    seen: set[int] = set()
+    seen = Seen(source.size, SECTOR)
     index = 0
     for piece in source.numbers(header.directory * SECTOR, tables, "I", "little"):
         for table in piece:
-            # A table used twice is read once: the work stays in proportion to the file.
-            if table and table not in seen:
-                seen.add(table)
+            if table and seen.first_time(table * SECTOR):
                 _check_table(source, header, table, index * header.table_entries)
             index += 1
 

@@ -1,0 +1,258 @@
+"""OVF descriptors and manifests: which files of an appliance are its disks, and what their digests are.
+
+The format is DMTF's DSP0243, versions 1.0 to 2.1: sections 5.1 (package and manifest), 7.1 (references), 9.1 (disks).
+Programs differ in the namespace (two of DMTF, with and without a slash at the end; one of VMware's drafts), in
+attributes with or without a prefix, and in how a section is written (VirtualBox and VMware: ``DiskSection``; oVirt and
+OVF 0.9: ``Section`` with an ``xsi:type``). So names are compared without their namespaces.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import MappingProxyType
+from urllib.parse import unquote
+
+from lxml import etree
+
+from oneconvert.errors import ImageRefusedError
+
+LARGEST = 1024 * 1024
+"""Bytes of a descriptor or a manifest."""
+LARGEST_CAPACITY = 1 << 62
+LONGEST_SHOWN = 80
+
+DISK_SECTIONS = ("DiskSection", "SharedDiskSection")
+COMPRESSIONS = ("", "identity", "gzip")
+# The units that OVF 0.9 and 1.0 name; later versions write "byte * 2^30" (DSP0004, annex on programmatic units).
+UNITS: MappingProxyType[str, int] = MappingProxyType(
+    {"": 1, "byte": 1, "bytes": 1}
+    | {f"{prefix}bytes": 1 << 10 * power for power, prefix in enumerate(("kilo", "mega", "giga", "tera"), 1)}
+    | {f"{letter}b": 1 << 10 * power for power, letter in enumerate("kmgt", 1)}
+)
+_PROGRAMMATIC_UNIT = re.compile(r"bytes?\*(2|10)\^(\d{1,2})")
+_NUMBER = re.compile(r"\d{1,19}", re.ASCII)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_MANIFEST_LINE = re.compile(r"(SHA1|SHA256|SHA512) ?\((?P<file>.+)\) ?= ?(?P<digest>[0-9A-Fa-f]+)")
+DIGEST_LENGTHS: MappingProxyType[str, int] = MappingProxyType({"sha1": 40, "sha256": 64, "sha512": 128})
+
+
+@dataclass(frozen=True)
+class OvfDisk:
+    """A disk with a file. ``number`` counts them from 1 in the order of the descriptor."""
+
+    number: int
+    disk_id: str
+    file_name: str
+    """As written; see matches()."""
+    capacity_bytes: int | None
+    """What the guest should see; None where the descriptor does not say, or leaves it to a property."""
+    compression: str
+    """Of the file, on top of the image format: "gzip", or "" and "identity" for none."""
+    size: int | None
+    """Bytes of the file as it is in the archive; None where the descriptor does not say."""
+
+    def matches(self, path: str) -> bool:
+        """Whether the file of this disk is the one at ``path``, relative to the descriptor.
+
+        ``path`` is without "./". The name is a URI by the standard, so some programs write a blank as %20, and others
+        do not.
+        """
+        name = self.file_name.removeprefix("./")
+        return path in (name, unquote(name))
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """The disks that have files, and how many are only to be made empty."""
+
+    disks: tuple[OvfDisk, ...]
+    blank: int
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What a manifest says of a file: ``algorithm`` as hashlib calls it, ``digest`` in lower case."""
+
+    algorithm: str
+    digest: str
+
+
+def read_descriptor(xml: bytes, name: str) -> Descriptor:
+    """Read the text of an ``.ovf`` file, which messages call ``name``.
+
+    Raises ImageRefusedError for what is not one, and for disks that cannot be imported: without their file in the
+    references, outside of the archive, in chunks, or on top of a parent.
+    """
+    envelope = _parse(xml, name)
+    files = _files(envelope, name)
+    disks: list[OvfDisk] = []
+    seen: set[str] = set()
+    blank = 0
+    for element in _disk_elements(envelope):
+        disk_id, reference = _attribute(element, "diskId"), _attribute(element, "fileRef")
+        label = f"disk {_quoted(disk_id)}"
+        if disk_id in seen:
+            raise ImageRefusedError(f"{name} is damaged: {label} is described more than once")
+        seen.add(disk_id)
+        if _attribute(element, "parentRef"):
+            raise ImageRefusedError(
+                f"{name} is refused: {label} holds only the changes to another disk; consolidate its snapshots "
+                "and export it again"
+            )
+        if not reference:
+            blank += 1
+            continue
+        file = files.get(reference)
+        if file is None:
+            raise ImageRefusedError(
+                f"{name} is damaged: {label} is in the file {_quoted(reference)}, which its references do not have"
+            )
+        disks.append(_disk(element, len(disks) + 1, disk_id, file, name))
+    return Descriptor(tuple(disks), blank)
+
+
+def read_manifest(text: bytes, name: str) -> dict[str, Digest]:
+    """Read the text of an ``.mf`` file, which messages call ``name``: file name -> digest.
+
+    Raises ImageRefusedError for a line that is not understood: a digest that cannot be checked must not pass for one
+    that was.
+    """
+    if len(text) > LARGEST:
+        raise ImageRefusedError(f"{name} is too large for a manifest: {len(text)} bytes")
+    try:
+        lines = re.split(r"\r\n|\r|\n", text.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise ImageRefusedError(f"{name} is damaged: the manifest is not UTF-8 text") from None
+    digests: dict[str, Digest] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        found = _MANIFEST_LINE.fullmatch(line.strip())
+        algorithm = found[1].lower() if found else ""
+        if found is None or len(found["digest"]) != DIGEST_LENGTHS[algorithm]:
+            raise ImageRefusedError(
+                f"{name} is damaged: line {number} of the manifest is not a SHA1, SHA256 or SHA512 digest of a file"
+            )
+        if found["file"] in digests:
+            raise ImageRefusedError(f"{name} is damaged: the manifest names {_quoted(found['file'])} more than once")
+        digests[found["file"]] = Digest(algorithm, found["digest"].lower())
+    return digests
+
+
+def _parse(xml: bytes, name: str) -> etree._Element:
+    """The root element. The parser itself refuses elements that are nested deeper than 256."""
+    if len(xml) > LARGEST:
+        raise ImageRefusedError(f"{name} is too large for an OVF descriptor: {len(xml)} bytes")
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    try:
+        root = etree.fromstring(xml, parser)
+    except (etree.XMLSyntaxError, ValueError):
+        raise ImageRefusedError(f"{name} is damaged: the OVF descriptor is not well-formed XML") from None
+    if root.getroottree().docinfo.internalDTD is not None:
+        raise ImageRefusedError(f"{name} is refused: the OVF descriptor has a DOCTYPE, which none needs")
+    if _local(root) != "Envelope":
+        raise ImageRefusedError(f"{name} is not an OVF descriptor: it begins with {_quoted(_local(root))}")
+    return root
+
+
+def _files(envelope: etree._Element, name: str) -> dict[str, etree._Element]:
+    """The references of the envelope by their identifiers."""
+    files: dict[str, etree._Element] = {}
+    for references in _children(envelope, "References"):
+        for file in _children(references, "File"):
+            identifier = _attribute(file, "id")
+            if identifier in files:
+                raise ImageRefusedError(f"{name} is damaged: its references name {_quoted(identifier)} more than once")
+            files[identifier] = file
+    return files
+
+
+def _disk_elements(envelope: etree._Element) -> Iterator[etree._Element]:
+    for section in envelope.iterchildren(tag=etree.Element):
+        kind = _local(section)
+        if kind == "Section":
+            # The value is a qualified name: "ovf:DiskSection_Type".
+            kind = _attribute(section, "type").rpartition(":")[2].replace("_Type", "")
+        if kind in DISK_SECTIONS:
+            yield from _children(section, "Disk")
+
+
+def _disk(element: etree._Element, number: int, disk_id: str, file: etree._Element, name: str) -> OvfDisk:
+    file_name, compression = _attribute(file, "href"), _attribute(file, "compression").lower()
+    label = f"the file {_quoted(file_name)} of disk {_quoted(disk_id)}"
+    if _attribute(file, "chunkSize"):
+        raise ImageRefusedError(
+            f"{name} is refused: {label} is cut in chunks, which cannot be joined; export the appliance again "
+            "without a chunk size"
+        )
+    if compression not in COMPRESSIONS:
+        raise ImageRefusedError(
+            f"{name} is refused: {label} has the compression {_quoted(compression)}, and only gzip is known"
+        )
+    if not all(map(_is_plain, (file_name, unquote(file_name)))):
+        raise ImageRefusedError(f"{name} is refused: {label} is not a file beside the descriptor")
+    size = _number(_attribute(file, "size"), f"the size of {label}", name)
+    return OvfDisk(number, disk_id, file_name, _capacity(element, disk_id, name), compression, size)
+
+
+def _is_plain(file_name: str) -> bool:
+    """Whether ``file_name`` is a path that stays below the directory of the descriptor."""
+    return not (
+        not file_name
+        or file_name.startswith("/")
+        or _URL.match(file_name)
+        or "\\" in file_name
+        or not {"", ".", ".."}.isdisjoint(file_name.removeprefix("./").split("/"))
+        or any(ord(character) < 0x20 or 0x7F <= ord(character) < 0xA0 for character in file_name)
+    )
+
+
+def _capacity(element: etree._Element, disk_id: str, name: str) -> int | None:
+    text = _attribute(element, "capacity")
+    if text.startswith("${"):
+        return None
+    number = _number(text, f"the capacity of disk {_quoted(disk_id)}", name)
+    if number is None:
+        return None
+    unit = _attribute(element, "capacityAllocationUnits")
+    compact = "".join(unit.split()).lower()
+    programmatic = _PROGRAMMATIC_UNIT.fullmatch(compact)
+    factor = int(programmatic[1]) ** int(programmatic[2]) if programmatic else UNITS.get(compact)
+    if factor is None or number * factor > LARGEST_CAPACITY:
+        raise ImageRefusedError(
+            f"{name} is damaged: the capacity of disk {_quoted(disk_id)} is {number} of the unit {_quoted(unit)}"
+        )
+    return number * factor
+
+
+def _number(text: str, what: str, name: str) -> int | None:
+    if not text:
+        return None
+    if not _NUMBER.fullmatch(text):
+        raise ImageRefusedError(f"{name} is damaged: {what} is {_quoted(text)}, which is no number of bytes")
+    return int(text)
+
+
+def _children(parent: etree._Element, local: str) -> Iterator[etree._Element]:
+    return (child for child in parent.iterchildren(tag=etree.Element) if _local(child) == local)
+
+
+def _local(element: etree._Element) -> str:
+    return etree.QName(element).localname
+
+
+def _attribute(element: etree._Element, local: str) -> str:
+    """The value of the attribute of that name in whatever namespace, stripped; empty where there is none."""
+    for key, value in element.attrib.items():
+        if etree.QName(key).localname == local:
+            return str(value).strip()
+    return ""
+
+
+def _quoted(text: str) -> str:
+    """A text from outside for a message: printable ASCII, bounded."""
+    shown = ascii(text[:LONGEST_SHOWN])[1:-1]
+    cut = len(text) > LONGEST_SHOWN or len(shown) > LONGEST_SHOWN
+    return f"'{shown[:LONGEST_SHOWN]}...'" if cut else f"'{shown}'"
