@@ -15,14 +15,19 @@ SECTION = "oneconvert"
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings; times in seconds. ``unset_driver`` is ``keep``, ``qcow2`` or ``raw``; None stands for empty."""
+    """The settings; times in seconds, sizes in bytes, ``min_rate`` in bytes per second. ``unset_driver`` is ``keep``,
+    ``qcow2`` or ``raw``, ``size_policy`` ``warn`` or ``refuse``; None stands for empty.
+    """
 
     scratch_dir: Path | None = None
     unset_driver: str = "keep"
+    size_policy: str = "warn"
+    max_virtual_size: int = 16 * 1024**4
     tls_verify: bool = True
     tls_ca_file: Path | None = None
     connect_timeout: float = 30.0
     idle_timeout: float = 60.0
+    min_rate: int = 1024
     log_file: Path | None = None
 
 
@@ -33,6 +38,14 @@ def _choice(*allowed: str) -> Callable[[str], str]:
         return text
 
     return read
+
+
+def _size(text: str) -> int:
+    digits, suffix = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
+    if not (digits.isascii() and digits.isdecimal()) or suffix not in ("", "K", "M", "G", "T"):
+        raise ValueError("a size in bytes, or with K, M, G or T behind it")
+    factor: int = 1024 ** " KMGT".index(suffix or " ")
+    return int(digits) * factor
 
 
 def _yes_or_no(text: str) -> bool:
@@ -66,11 +79,14 @@ def _seconds(text: str) -> float:
 
 READERS: dict[str, Callable[[str], Any]] = {
     "scratch_dir": _path,
+    "size_policy": _choice("warn", "refuse"),
+    "max_virtual_size": _size,
     "unset_driver": _choice("keep", "qcow2", "raw"),
     "tls_verify": _yes_or_no,
     "tls_ca_file": _file,
     "connect_timeout": _seconds,
     "idle_timeout": _seconds,
+    "min_rate": _size,
     "log_file": _path,
 }
 

@@ -168,6 +168,31 @@ def test_an_encrypted_disk_is_stored_as_it_is(front_end: FrontEnd, images: Image
         assert answer.source.read_bytes() == images.file("luks").read_bytes()
 
 
+def test_a_disk_larger_than_the_quota_that_was_charged(front_end: FrontEnd, images: Images, web: Web) -> None:
+    store = front_end.datastore()
+    document = messages().cp(42, web.url("vmdk-stream"), 2, store)
+    front_end.log.unlink(missing_ok=True)
+    assert front_end.call("cp", document).status == 0
+    assert f"its app should declare SIZE={SIZE_MB}" in front_end.log.read_text()
+    with front_end.settings(size_policy="refuse"):
+        answer = front_end.call("cp", document)
+    assert answer.status == 1
+    assert f"is a disk of {SIZE_MB} MiB, but the image has SIZE=2" in answer.stderr
+    assert len(front_end.left_in(store)) == 1
+
+
+@pytest.mark.parametrize("name", ["vmdk-stream", "raw.gz"])
+def test_a_disk_above_the_ceiling_is_refused_whatever_was_charged(
+    front_end: FrontEnd, images: Images, web: Web, name: str
+) -> None:
+    store = front_end.datastore()
+    with front_end.settings(max_virtual_size="16M"):
+        answer = front_end.call("cp", messages().cp(42, web.url(name), SIZE_MB, store))
+    assert answer.status == 1
+    assert "max_virtual_size" in answer.stderr
+    assert front_end.left_in(store) == []
+
+
 def test_the_log_tells_what_happened_and_no_secrets(front_end: FrontEnd, images: Images, web: Web) -> None:
     front_end.log.unlink(missing_ok=True)
     url = web.url("vmdk-stream?token=Geheimnis").replace("http://", "http://user:Passwort@")

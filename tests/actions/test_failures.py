@@ -20,7 +20,7 @@ from rig.front_end import Answer, FrontEnd, info, messages, processes_of
 from rig.images import MIB, SIZE_MB, Images
 from rig.messages import Datastore
 from rig.tls import make_certificate
-from rig.web import Web, cut_off, redirect, send_file, serve, stall, status, wait_until
+from rig.web import Web, cut_off, drip, redirect, send_file, serve, stall, status, wait_until
 
 RELEASES = ("5.12", "6.4", "6.4 -i", "6.8", "7.4")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
@@ -77,6 +77,16 @@ def test_a_server_that_falls_silent_is_given_up(front_end: FrontEnd, images: Ima
     assert front_end.left_in(store) == []
 
 
+def test_a_server_that_drips_is_given_up(front_end: FrontEnd, images: Images, web: Web) -> None:
+    web.pages["drip"] = drip(images.file("vmdk-sparse"), 20)
+    store = front_end.datastore()
+    with front_end.settings(idle_timeout=1):
+        answer = download(front_end, web.url("drip"), store)
+    assert_refused(answer, "bytes per second", "min_rate")
+    assert answer.seconds < 10
+    assert front_end.left_in(store) == []
+
+
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/image", "gopher://127.0.0.1/"])
 def test_a_redirect_leads_to_http_and_https_only(front_end: FrontEnd, web: Web, target: str) -> None:
     web.pages["elsewhere"] = redirect(target)
@@ -123,7 +133,7 @@ def test_a_page_is_no_image(front_end: FrontEnd, images: Images, web: Web, page:
     assert front_end.left_in(store) == []
 
 
-@pytest.mark.parametrize("name", ["raw.gz", "raw.bz2", "raw.xz", "raw.zst"])
+@pytest.mark.parametrize("name", ["raw.gz", "raw.bz2", "raw.xz", "raw.zst", "raw.lz4"])
 def test_compressed_data_that_ends_too_early_is_no_image(
     front_end: FrontEnd, images: Images, web: Web, name: str
 ) -> None:
@@ -133,7 +143,7 @@ def test_compressed_data_that_ends_too_early_is_no_image(
     assert front_end.left_in(store) == []
 
 
-@pytest.mark.parametrize("name", ["raw.gz", "raw.bz2", "raw.xz", "raw.zst"])
+@pytest.mark.parametrize("name", ["raw.gz", "raw.bz2", "raw.xz", "raw.zst", "raw.lz4"])
 def test_compressed_data_that_is_damaged_is_no_image(front_end: FrontEnd, images: Images, web: Web, name: str) -> None:
     data = bytearray(images.file(name).read_bytes())
     data[len(data) // 2 : len(data) // 2 + 64] = bytes(64)
@@ -215,6 +225,7 @@ def test_a_checksum_that_is_none_is_not_taken_for_a_checked_one(front_end: Front
         ("idle_timeout = soon", "idle_timeout must be a number"),
         ("scratch_dir = here", "scratch_dir must be an absolute path"),
         ("unset_driver = vdi", "unset_driver must be one of"),
+        ("max_virtual_size = 1.5X", "max_virtual_size must be a size"),
         ("[other]", "section [other]"),
     ],
 )
@@ -234,9 +245,9 @@ def test_a_scratch_directory_that_is_not_there(front_end: FrontEnd, web: Web) ->
 
 
 @needs_root
-@pytest.mark.parametrize(("size", "name"), [(1, "vmdk-sparse"), (6, "vmdk-stream")])
+@pytest.mark.parametrize(("size", "name"), [(1, "vmdk-sparse"), (2, "raw.zst"), (6, "vmdk-stream")])
 def test_a_full_disk(front_end: FrontEnd, web: Web, tmp_path: Path, size: int, name: str) -> None:
-    """Full while the image arrives, and full while it is converted."""
+    """Full by what is announced, while the image is unpacked, and while it is converted."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}m", "oneconvert-test", tmp_path], check=True)
     try:
         store = front_end.datastore("qcow2")

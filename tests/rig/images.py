@@ -11,6 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import lz4.frame
+
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
@@ -39,6 +41,7 @@ COMPRESSIONS = {
     "gz": lambda data: gzip.compress(data, 1),
     "bz2": lambda data: bz2.compress(data, 1),
     "xz": lambda data: lzma.compress(data, preset=0),
+    "lz4": lambda data: lz4.frame.compress(data, content_checksum=True),
     "zst": lambda data: zstd.compress(data, options=ZSTD_OPTIONS),
 }
 

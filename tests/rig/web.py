@@ -143,6 +143,25 @@ def stall(path: Path, after: int, released: threading.Event) -> Behaviour:
     return behave
 
 
+def drip(path: Path, seconds: float) -> Behaviour:
+    """Sends a byte now and then, for some time."""
+
+    def behave(request: Handler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", str(path.stat().st_size))
+        request.end_headers()
+        end = time.monotonic() + seconds
+        for byte in path.read_bytes():
+            if time.monotonic() > end:
+                break
+            request.wfile.write(bytes([byte]))
+            request.wfile.flush()
+            time.sleep(0.1)
+        request.close_connection = True
+
+    return behave
+
+
 def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -11,6 +11,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 
+import lz4.frame
 import pytest
 
 from oneconvert.errors import TransferError
@@ -40,6 +41,7 @@ COMPRESS = {
     "bzip2": bz2.compress,
     "xz": lzma.compress,
     "zstd": zstd.compress,
+    "lz4": lz4.frame.compress,
 }
 
 
@@ -88,9 +90,10 @@ def test_gzip_with_all_its_optional_fields(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, CHUNK])
-def test_what_zstd_passes_over_is_passed_over(size: int) -> None:
+@pytest.mark.parametrize("kind", ["zstd", "lz4"])
+def test_what_decoders_pass_over_is_passed_over(kind: str, size: int) -> None:
     """pzstd begins with a skippable frame, the seekable format ends with one."""
-    packed = zstd.compress(CONTENT)
+    packed = COMPRESS[kind](CONTENT)
     assert unpack(skippable(4) + packed + skippable(200_000) + packed + skippable(0), size) == CONTENT * 2
     with pytest.raises(TransferError, match="truncated"):
         unpack(skippable(10) + packed + skippable(200)[:-1], size)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from oneconvert.actions.sizes import bounded
 from oneconvert.errors import ImageRefusedError, TransferError
 from oneconvert.images import ovf, vmdk_set
 from oneconvert.images.extents import check_complete
@@ -64,15 +65,16 @@ class Contents:
     sets: dict[str, vmdk_set.VmdkSet] = field(default_factory=dict)
 
 
-def receive(chunks: Iterable[bytes], name: str, wanted: str, directory: Path, unpack: bool) -> Arrival:
+def receive(chunks: Iterable[bytes], name: str, wanted: str, directory: Path, unpack: bool, most: int) -> Arrival:
     """Bring the image in ``chunks`` into ``directory``.
 
     ``name`` is what messages call the source, ``wanted`` the number or file name of a disk (ONECONVERT_DISK, empty
-    where there is one only). Without ``unpack`` the bytes are the image. Raises ImageRefusedError or TransferError.
+    where there is one only). Without ``unpack`` the bytes are the image. What is compressed must not unpack to more
+    than ``most`` bytes. Raises ImageRefusedError or TransferError.
     """
     head = b""
     if unpack:
-        head, chunks = _unpacked(chunks, name)
+        head, chunks = _unpacked(chunks, name, most)
     kind = find_archive(head)
     if kind is None:
         spooled = _spool(chunks, name, directory / "source")
@@ -80,18 +82,18 @@ def receive(chunks: Iterable[bytes], name: str, wanted: str, directory: Path, un
             raise spooled
         return _whole(name, directory / "source", spooled)
     LOG.info("%s is a %s archive", name, kind)
-    contents = _read_archive(chunks, kind, name, directory)
+    contents = _read_archive(chunks, kind, name, directory, most)
     _verify(contents, name)
     return _choose(contents, name, wanted, directory)
 
 
-def _unpacked(chunks: Iterable[bytes], name: str) -> tuple[bytes, Iterator[bytes]]:
+def _unpacked(chunks: Iterable[bytes], name: str, most: int) -> tuple[bytes, Iterator[bytes]]:
     """Undo layers of compression; returns the first bytes of what is in them, and all of it."""
     for _ in range(MOST_LAYERS):
         head, chunks = _peek(chunks)
         if find_compression(head) is None:
             return head, chunks
-        chunks = decompressed(chunks, name)
+        chunks = bounded(decompressed(chunks, name), most, name)
     raise ImageRefusedError(f"{name} is compressed more than {MOST_LAYERS - 1} times; publish it compressed once")
 
 
@@ -131,7 +133,7 @@ def _whole(name: str, path: Path, found: Inspection) -> Arrival:
     return Arrival(name, path, found)
 
 
-def _read_archive(chunks: Iterable[bytes], kind: str, name: str, directory: Path) -> Contents:
+def _read_archive(chunks: Iterable[bytes], kind: str, name: str, directory: Path, most: int) -> Contents:
     contents = Contents()
     for number, member in enumerate(members(chunks, kind, name), 1):
         suffix = Path(member.path.lower()).suffix
@@ -147,7 +149,7 @@ def _read_archive(chunks: Iterable[bytes], kind: str, name: str, directory: Path
                 raise ImageRefusedError(f"{name} holds more than one manifest, so it is not one appliance")
             contents.manifest = member.path, ovf.read_manifest(_text(stream, described), described)
         elif not _never_a_disk(member.path, suffix):
-            head, stream = _unpacked(stream, described)
+            head, stream = _unpacked(stream, described, most)
             if vmdk_set.is_descriptor(head):
                 contents.sets[member.path] = vmdk_set.read_set(_text(stream, described), described)
             else:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from oneconvert.actions.arrival import Arrival, receive
 from oneconvert.actions.plan import Import, PassThrough, plan
+from oneconvert.actions.sizes import check_free_space, check_virtual_size
 from oneconvert.errors import HandOverError
 from oneconvert.images import qemu_img
 from oneconvert.images.format import ImageFormat
@@ -79,6 +80,7 @@ def _fetch(request: Request, decision: Import, settings: Settings, directory: Pa
             verify=settings.tls_verify,
             ca_file=settings.tls_ca_file,
             bandwidth=request.datastore.bandwidth,
+            min_rate=settings.min_rate,
         ),
         ssh=SshOptions(settings.connect_timeout, settings.idle_timeout, request.datastore.bandwidth),
         s3=request.s3,
@@ -88,8 +90,17 @@ def _fetch(request: Request, decision: Import, settings: Settings, directory: Pa
     )
     with open_source(decision.location, options) as source:
         LOG.info("fetching %s, %s bytes", source.name, source.length or "an unknown number of")
+        check_free_space(source.length, source.name, directory)
         chunks = verified(source, request.image.checksums, source.name)
-        arrival = receive(chunks, source.name, request.image.disk, directory, request.datastore.decompress)
+        arrival = receive(
+            chunks,
+            source.name,
+            request.image.disk,
+            directory,
+            unpack=request.datastore.decompress,
+            most=settings.max_virtual_size,
+        )
+        check_virtual_size(arrival.found.virtual_size, arrival.name, request.image, settings)
         for note in arrival.found.notes:
             LOG.warning("%s: %s", arrival.name, note)
         LOG.info("%s is %s, %d bytes as a disk", arrival.name, arrival.found.format, arrival.found.virtual_size)

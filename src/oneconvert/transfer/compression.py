@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Callable, Protocol, cast
 
+import lz4.frame
 from isal import igzip_lib
 
 from oneconvert.errors import TransferError
@@ -44,14 +45,20 @@ def _zstd() -> Decompressor:
     return cast(Decompressor, ZstdDecompressor(options={DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG}))
 
 
-# First bytes: RFC 1952 (with deflate, its only method), bzip2 and its block magic, the .xz format, RFC 8878.
+def _lz4() -> Decompressor:
+    return cast(Decompressor, lz4.frame.LZ4FrameDecompressor())
+
+
+# First bytes: RFC 1952 (with deflate, its only method), bzip2 and its block magic, the .xz format, RFC 8878,
+# the LZ4 frame format.
 COMPRESSIONS: dict[str, tuple[bytes, Callable[[], Decompressor]]] = {
     "gzip": (b"\x1f\x8b\x08", _gzip),
     "bzip2": (b"BZh", bz2.BZ2Decompressor),
     "xz": (b"\xfd7zXZ\x00", _xz),
     "zstd": (b"\x28\xb5\x2f\xfd", _zstd),
+    "lz4": (b"\x04\x22\x4d\x18", _lz4),
 }
-# RFC 8878, 3.1.2: frames of any content that a zstd decoder passes over; pzstd begins with one.
+# RFC 8878, 3.1.2: frames of any content that decoders of zstd and lz4 pass over; pzstd begins with one.
 SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18(.{4})", re.DOTALL)
 # A decompressor gets at least this much of a new member, where there is so much: ISA-L wants its header in one piece.
 HEADER_ROOM = 64 * 1024
@@ -62,6 +69,7 @@ ERRORS: tuple[type[Exception], ...] = (
     ZstdError,
     EOFError,
     ValueError,
+    RuntimeError,  # of lz4
 )
 
 
@@ -81,6 +89,9 @@ def decompressed(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
     source = iter(chunks)
     data = _filled(b"", source)
     kind = find_compression(data)
+    while SKIPPABLE.match(data):
+        data = _next_member(_after_skippable(data, source, name), source)
+        kind = find_compression(data) or kind
     if kind is None:
         if data:
             yield data
@@ -88,12 +99,12 @@ def decompressed(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
         return
     magic, new = COMPRESSIONS[kind]
     while data:
-        if kind == "zstd" and SKIPPABLE.match(data):
+        if SKIPPABLE.match(data) and kind in ("zstd", "lz4"):
             data = _after_skippable(data, source, name)
         elif data.startswith(magic):
             decompressor = new()
             yield from _member(decompressor, data, source, kind, name)
-            data = decompressor.unused_data
+            data = decompressor.unused_data or b""  # lz4 says None
         else:
             raise TransferError(f"{name} is damaged: something that is not {kind} follows its {kind} data")
         data = _next_member(data, source)
@@ -135,7 +146,7 @@ def _after_skippable(data: bytes, source: Iterator[bytes], name: str) -> bytes:
         left -= len(data)
         data = next(source, b"")
         if not data:
-            raise TransferError(f"{name} is truncated: its zstd data ends too early")
+            raise TransferError(f"{name} is truncated: its compressed data ends too early")
     return data[left:]
 
 

@@ -16,6 +16,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from oneconvert.errors import TransferError
+from oneconvert.transfer.pace import Pace
 
 CHUNK = 1024 * 1024
 MAX_REDIRECTS = 10
@@ -25,39 +26,50 @@ RETRIES = 3
 
 @dataclass(frozen=True)
 class HttpOptions:
-    """How to talk to servers. Timeouts in seconds, ``bandwidth`` in bytes per second; None: the system's, no limit."""
+    """How to talk to servers. Timeouts in seconds; ``bandwidth``, the most that is taken, and ``min_rate``, the least
+    that is tolerated, in bytes per second. None: the system's certificates, no limit.
+    """
 
     connect_timeout: float
     idle_timeout: float
     verify: bool
     ca_file: Path | None
     bandwidth: int | None
+    min_rate: int
 
 
 class HttpBody:
     """The body of one answer, as sent: a Content-Encoding is left in place, it is undone with other compression."""
 
-    def __init__(self, response: requests.Response, name: str, bandwidth: int | None) -> None:
+    def __init__(self, response: requests.Response, name: str, options: HttpOptions) -> None:
         self.name = name
         self.length = _content_length(response)
         self._raw: urllib3.response.BaseHTTPResponse = response.raw
-        self._bandwidth = bandwidth
+        self._options = options
 
     def __iter__(self) -> Iterator[bytes]:
         received, started = 0, time.monotonic()
+        bandwidth = self._options.bandwidth
+        pace = Pace(self._options.min_rate, self._options.idle_timeout, self.name)
+        gathered = bytearray()
         while True:
             try:
-                chunk = self._raw.read(CHUNK, decode_content=False)
+                # What has arrived, without waiting for more: or else nobody would notice how slowly it comes.
+                piece = self._raw.read1(CHUNK, decode_content=False)
             except urllib3.exceptions.ReadTimeoutError:
                 raise TransferError(f"{self.name}: the server stopped sending after {received} bytes") from None
             except urllib3.exceptions.HTTPError:
                 self._fail_short(received)
-            if not chunk:
+            received += len(piece)
+            gathered += piece
+            if len(gathered) >= CHUNK or (gathered and not piece):
+                yield bytes(gathered)
+                gathered.clear()
+            if not piece:
                 break
-            received += len(chunk)
-            yield chunk
-            if self._bandwidth:
-                time.sleep(max(0.0, received / self._bandwidth - (time.monotonic() - started)))
+            pace.passed(len(piece))
+            if bandwidth:
+                time.sleep(max(0.0, received / bandwidth - (time.monotonic() - started)))
         if self.length is not None and received != self.length:
             self._fail_short(received)
 
@@ -106,7 +118,7 @@ def open_url(location: str, options: HttpOptions) -> Iterator[HttpBody]:
                     f"{name}: the server answered {response.status_code} {response.reason or ''}".rstrip()
                     + "; check the address of the image"
                 )
-            yield HttpBody(response, name, options.bandwidth)
+            yield HttpBody(response, name, options)
 
 
 def public_name(location: str) -> str:
