@@ -28,6 +28,7 @@ LOG = logging.getLogger(__name__)
 # '.tar.gz' that holds '.vmdk.gz' has two layers, one on each side of the archive; more is a game.
 MOST_LAYERS = 3
 LARGEST_TEXT = 1024 * 1024
+ROOM = 64 * 1024 * 1024
 # Members of appliances that are never a disk: descriptions, signatures, the memory of a firmware, CD-ROMs.
 NO_DISKS = (
     ".cert", ".iso", ".json", ".log", ".md", ".md5", ".nvram", ".pdf", ".sha1", ".sha256", ".sha512", ".sig", ".txt",
@@ -77,7 +78,8 @@ def receive(chunks: Iterable[bytes], name: str, wanted: str, directory: Path, un
         head, chunks = _unpacked(chunks, name, most)
     kind = find_archive(head)
     if kind is None:
-        spooled = _spool(chunks, name, directory / "source")
+        # The tables and the footer of an image may make it longer than its disk.
+        spooled = _spool(bounded(chunks, most + most // 64 + ROOM, name), name, directory / "source")
         if isinstance(spooled, ImageRefusedError):
             raise spooled
         return _whole(name, directory / "source", spooled)
@@ -194,7 +196,7 @@ def _verify(contents: Contents, name: str) -> None:
     if contents.manifest:
         manifest, expected = contents.manifest
         for file, digest in expected.items():
-            actual = contents.digests.get(str(Path(manifest).with_name(file)))
+            actual = contents.digests.get(_beside(manifest, file))
             if actual is None:
                 raise TransferError(f"{name} is incomplete: its manifest names {file!a}, which is not in it")
             if actual[digest.algorithm] != digest.digest:
@@ -243,8 +245,14 @@ def _disks(contents: Contents, name: str) -> list[str]:
                 raise ImageRefusedError(f"{name} is incomplete: its disk {disk.file_name!a} is not in it")
             found.append(matching[0])
         return found
-    extents = {str(Path(path).with_name(file)) for path, each in contents.sets.items() for file in each.file_names}
+    extents = {_beside(path, file) for path, each in contents.sets.items() for file in each.file_names}
     return [path for path in (*contents.sets, *contents.kept) if path not in extents]
+
+
+def _beside(member: str, file: str) -> str:
+    """The member ``file`` in the directory of another."""
+    directory = member.rpartition("/")[0]
+    return f"{directory}/{file}" if directory else file
 
 
 def _listed(disks: list[str]) -> str:
@@ -256,7 +264,7 @@ def _assembled(contents: Contents, chosen: str, described: str, directory: Path)
     disk = contents.sets[chosen]
     files: dict[str, Path] = {}
     for file in disk.file_names:
-        kept = contents.kept.get(str(Path(chosen).with_name(file)))
+        kept = contents.kept.get(_beside(chosen, file))
         if kept is not None:
             files[file] = kept.path
     vmdk_set.check_extents(disk, files, described)

@@ -53,7 +53,7 @@ def bounded(chunks: Iterable[bytes], most: int, name: str) -> Iterator[bytes]:
         passed += len(chunk)
         if passed > most:
             raise ImageRefusedError(
-                f"{name} unpacks to more than max_virtual_size in oneconvert.conf allows ({_mib(most)} MiB)"
+                f"{name} has more than {_mib(most)} MiB, which is more than max_virtual_size in oneconvert.conf allows"
             )
         yield chunk
 

@@ -149,6 +149,6 @@ def _bandwidth(text: str) -> int | None:
     digits, factor = text, 1
     if text[-1].lower() in "kmgtp":
         digits, factor = text[:-1], 1024 ** (" kmgtp".index(text[-1].lower()))
-    if not (digits.isascii() and digits.isdecimal()) or not int(digits):
+    if not (digits.isascii() and digits.isdecimal() and len(digits) < 16) or not int(digits):
         raise MessageError("LIMIT_TRANSFER_BW of the datastore is not a rate such as 500k or 10M")
     return int(digits) * factor

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Callable, NoReturn
 from urllib.parse import urlsplit
 
 import requests
@@ -44,7 +44,9 @@ class HttpBody:
     def __init__(self, response: requests.Response, name: str, options: HttpOptions) -> None:
         self.name = name
         self.length = _content_length(response)
-        self._raw: urllib3.response.BaseHTTPResponse = response.raw
+        # What has arrived, without waiting for more: or else nobody would notice how slowly it comes. urllib3 1.26,
+        # which botocore wants on Python 3.9, cannot.
+        self._read: Callable[..., bytes] = getattr(response.raw, "read1", response.raw.read)
         self._options = options
 
     def __iter__(self) -> Iterator[bytes]:
@@ -54,8 +56,7 @@ class HttpBody:
         gathered = bytearray()
         while True:
             try:
-                # What has arrived, without waiting for more: or else nobody would notice how slowly it comes.
-                piece = self._raw.read1(CHUNK, decode_content=False)
+                piece = self._read(CHUNK, decode_content=False)
             except urllib3.exceptions.ReadTimeoutError:
                 raise TransferError(f"{self.name}: the server stopped sending after {received} bytes") from None
             except urllib3.exceptions.HTTPError:

@@ -75,9 +75,12 @@ def open_object(location: str, credentials: S3Credentials, http: HttpOptions) ->
 def presigned_url(location: str, credentials: S3Credentials) -> str:
     """The URL of the object at ``location``, with the right to read it for a day. Raises as ``open_object`` does."""
     # 50 ms that only S3 has to pay for.
-    from botocore.auth import S3SigV4QueryAuth
-    from botocore.awsrequest import AWSRequest
-    from botocore.credentials import Credentials
+    try:
+        from botocore.auth import S3SigV4QueryAuth
+        from botocore.awsrequest import AWSRequest
+        from botocore.credentials import Credentials
+    except ImportError:
+        raise TransferError("s3:// images need Python 3.10 or newer on the front-end: run install.sh with it") from None
 
     bucket, key = _parse(location)
     keys = Credentials(credentials.access_key_id, credentials.secret_access_key)

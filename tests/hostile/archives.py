@@ -1,0 +1,342 @@
+"""Archives and compression: names that lead elsewhere, links and devices, twins, lies about sizes, bombs, cuts.
+
+Tar, OVA, zip, gzip, bzip2, xz and zstd, and what may be in an archive: OVF descriptors, manifests, split VMDKs.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import lzma
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+
+from hostile.case import EITHER, HARMLESS, Case, Scene
+from hostile.images import backed, image
+from rig.crafted import vmdk_descriptor
+from rig.images import COMPRESSIONS, MIB
+
+BOMB = 256 * MIB
+ENVELOPE = (
+    '<Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1">'
+    '<References><File ovf:id="f" ovf:href="{href}"/></References>'
+    '<DiskSection><Info/><Disk ovf:diskId="d" ovf:fileRef="f" ovf:capacity="{capacity}"{more}/></DiskSection>'
+    "</Envelope>"
+)
+
+
+def tar(
+    *members: tuple[str, bytes], dialect: int = tarfile.GNU_FORMAT, pax: dict[str, str] | None = None, **fields: object
+) -> bytes:
+    """A tar archive; ``fields`` are those of its last member, ``pax`` records of it."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=dialect) as archive:
+        for number, (name, data) in enumerate(members, 1):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            if number == len(members):
+                entry.pax_headers = pax or {}
+                for field, value in fields.items():
+                    setattr(entry, field, value)
+            archive.addfile(entry, io.BytesIO(data) if entry.isreg() else None)
+    return buffer.getvalue()
+
+
+def with_field(archive: bytes, offset: int, data: bytes) -> bytes:
+    """A tar archive with other bytes in its first header, the checksum made right."""
+    header = bytearray(archive[:512])
+    header[offset : offset + len(data)] = data
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + archive[512:]
+
+
+def named(name: str) -> Callable[[Scene], bytes]:
+    """A tar archive whose disk has this name; {canary} is the path of the canary."""
+    return lambda scene: tar((name.replace("{canary}", str(scene.canary)), disk()))
+
+
+def linked(kind: bytes, target: str = "{canary}") -> Callable[[Scene], bytes]:
+    return lambda scene: tar(
+        ("disk.raw", b""), type=kind, linkname=target.replace("{canary}", str(scene.canary)), devmajor=1, devminor=1
+    )
+
+
+def zipped(*members: tuple[str | zipfile.ZipInfo, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, data in members:
+            archive.writestr(name, data, method)
+    return buffer.getvalue()
+
+
+def zip_with(change: Callable[[bytearray, int, int], object], **options: int) -> Callable[[Scene], bytes]:
+    """A zip of one disk, changed by a function of its bytes and the places of its directory entry and its end."""
+
+    def build(scene: Scene) -> bytes:
+        good = bytearray(zipped(("disk.raw", disk()), **options))
+        change(good, good.rindex(b"PK\x01\x02"), good.rindex(b"PK\x05\x06"))
+        return bytes(good)
+
+    return build
+
+
+def overwrite(offset: int, data: bytes) -> Callable[[bytearray, int, int], object]:
+    """Change the local header."""
+    return lambda archive, entry, end: archive.__setitem__(slice(offset, offset + len(data)), data)
+
+
+def overwrite_entry(offset: int, data: bytes) -> Callable[[bytearray, int, int], object]:
+    """Change the entry in the directory."""
+    return lambda archive, entry, end: archive.__setitem__(slice(entry + offset, entry + offset + len(data)), data)
+
+
+def zip_link(scene: Scene) -> bytes:
+    entry = zipfile.ZipInfo("disk.raw")
+    entry.create_system = 3
+    entry.external_attr = 0o120777 << 16
+    return zipped((entry, str(scene.canary).encode()))
+
+
+def zip_overlapping(scene: Scene) -> bytes:
+    """Many entries of the directory share one member."""
+    good = zipped(("disk.raw", bytes(MIB)))
+    entry, end = good.rindex(b"PK\x01\x02"), good.rindex(b"PK\x05\x06")
+    directory = good[entry:end] * 100
+    record = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, 100, 100, len(directory), entry, 0)
+    return good[:entry] + directory + record
+
+
+def ova(href: str = "disk.vmdk", more: str = "", capacity: str = str(MIB), head: str = "") -> Callable[[Scene], bytes]:
+    """An appliance of a description and a disk."""
+
+    def build(scene: Scene) -> bytes:
+        text = head + ENVELOPE.format(href=href, more=more, capacity=capacity)
+        return tar(
+            ("box.ovf", text.replace("{canary}", str(scene.canary)).encode()), ("disk.vmdk", image("vmdk-stream"))
+        )
+
+    return build
+
+
+def manifest(text: str) -> Callable[[Scene], bytes]:
+    def build(scene: Scene) -> bytes:
+        return tar(
+            ("box.mf", text.replace("{canary}", str(scene.canary)).encode()), ("disk.vmdk", image("vmdk-stream"))
+        )
+
+    return build
+
+
+def split(extent: str, *more: tuple[str, bytes], kind: str = "monolithicFlat") -> Callable[[Scene], bytes]:
+    """A descriptor in an archive, and members beside it."""
+
+    def build(scene: Scene) -> bytes:
+        text = vmdk_descriptor(kind, extent.replace("{canary}", str(scene.canary)))
+        return tar(("disk.vmdk", text), *more)
+
+    return build
+
+
+def disk() -> bytes:
+    return (b"\0\xff" + b"content!" * (MIB // 8))[:MIB]
+
+
+def gzip_zeros(size: int) -> bytes:
+    packer = zlib.compressobj(9, wbits=31)
+    return b"".join(packer.compress(bytes(MIB)) for _ in range(size // MIB)) + packer.flush()
+
+
+def layers(data: bytes, count: int) -> bytes:
+    for _ in range(count):
+        data = gzip.compress(data, 1)
+    return data
+
+
+def xz_zeros(scene: Scene) -> bytes:
+    packer = lzma.LZMACompressor(preset=0)
+    return b"".join(packer.compress(bytes(MIB)) for _ in range(BOMB // MIB)) + packer.flush()
+
+
+def xz_with_dictionary(scene: Scene) -> bytes:
+    """An .xz whose block header claims a dictionary of 4 GiB, its checksum made right."""
+    good = bytearray(lzma.compress(disk(), preset=0))
+    good[16] = 40
+    good[20:24] = struct.pack("<I", zlib.crc32(good[12:20]))
+    return bytes(good)
+
+
+def billion_laughs() -> str:
+    lines = "".join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 10}">' for i in range(1, 10))
+    return f'<!DOCTYPE Envelope [<!ENTITY e0 "ha">{lines}]>'
+
+
+def sparse_map(scene: Scene) -> bytes:
+    return tar(("disk.raw", bytes(1024)), type=tarfile.GNUTYPE_SPARSE)
+
+
+TRAVERSAL = "CVE-2007-4559"
+NAMES = (
+    Case("tar-traversal", "is extracted to a place above the scratch space", named("../../../etc/cron.d/disk.raw"),
+         "leads out of the archive", TRAVERSAL),
+    Case("tar-absolute", "is extracted over a file of the host", named("/{canary}"), "absolute path", TRAVERSAL),
+    Case("tar-backslash", "leads elsewhere for readers that take a backslash for a slash",
+         named("..\\..\\disk.raw"), "backslash"),
+    Case("tar-newline", "brings a second line into messages and logs", named("disk\nERROR: all is well.raw"),
+         "control character"),
+    Case("tar-option", "has a name that programs take for an option", named("--checkpoint-action=exec=sh"), HARMLESS),
+    Case("tar-protocol", "has a name that qemu-img takes for a protocol", named("json:{\"driver\":\"file\"}"),
+         HARMLESS),
+    Case("tar-long-name", "has a name of 100,000 characters", named("n" * 100_000), "name of more than"),
+    Case("tar-pax-path", "hides its real name in an extended header",
+         lambda scene: tar(("disk.raw", disk()), dialect=tarfile.PAX_FORMAT, pax={"path": "../../disk.raw"}),
+         "leads out of the archive", TRAVERSAL),
+    Case("tar-duplicate", "has two disks of one name, and each reader takes another",
+         lambda scene: tar(("disk.raw", disk()), ("disk.raw", bytes(MIB))), "occurs more than once"),
+    Case("zip-traversal", "is unpacked to a place above the scratch space",
+         lambda scene: zipped(("../../disk.raw", disk())), "leads out of the archive", "CVE-2018-1002200"),
+    Case("zip-duplicate", "has two disks of one name, of which its directory makes the last one count",
+         lambda scene: zipped(("disk.raw", disk()), ("./disk.raw", bytes(MIB))), "occurs more than once"),
+)  # fmt: skip
+
+KINDS = (
+    Case("tar-symlink", "is a link to a file of the host where the disk should be", linked(tarfile.SYMTYPE),
+         "symbolic link"),
+    Case("tar-hardlink", "is a second name for a file of the host", linked(tarfile.LNKTYPE), "hard link"),
+    Case("tar-character-device", "makes a device that never ends", linked(tarfile.CHRTYPE), "character device"),
+    Case("tar-fifo", "makes a pipe that waits for ever", linked(tarfile.FIFOTYPE), "FIFO"),
+    Case("tar-symlink-then-file", "writes through a directory that is a link",
+         lambda scene: tar(("dir", b""), type=tarfile.SYMTYPE, linkname=str(scene.canary.parent))[:512]
+         + tar(("dir/disk.raw", disk())), "symbolic link"),
+    Case("tar-unknown-type", "is of a type that readers treat in two ways", lambda scene: tar(
+        ("disk.raw", b""), type=b"Z"), "unknown type"),
+    Case("tar-sparse", "claims with a map of holes to be larger than it is", sparse_map, "sparse"),
+    Case("tar-sparse-pax", "is a sparse file by an extended header",
+         lambda scene: tar(("disk.raw", disk()), dialect=tarfile.PAX_FORMAT,
+                           pax={"GNU.sparse.major": "1", "GNU.sparse.realsize": str(1 << 60)}), "sparse"),
+    Case("zip-symlink", "is a link by the mode in its directory entry", zip_link, "link or a device"),
+)  # fmt: skip
+
+LIES = (
+    Case("tar-size-negative", "goes backwards for ever", lambda scene: with_field(
+        tar(("disk.raw", disk())), 124, b"\xff" * 12), "claims a size", "CVE-2025-8194"),
+    Case("tar-size-huge", "claims 2^80 bytes", lambda scene: with_field(
+        tar(("disk.raw", disk())), 124, b"\x80\0" + b"\xff" * 10), "claims a size"),
+    Case("tar-size-beyond", "claims more than is there", lambda scene: with_field(
+        tar(("disk.raw", disk())), 124, b"77777777777\0"), "truncated"),
+    Case("tar-pax-size", "has another size in its extended header",
+         lambda scene: tar(("disk.raw", disk()), dialect=tarfile.PAX_FORMAT, pax={"size": "-1"}), ""),
+    Case("tar-pax-length", "has an extended header of 8 GiB", lambda scene: with_field(
+        tar(("x", bytes(512)), type=tarfile.XHDTYPE), 124, b"77777777777\0"), "extended header"),
+    Case("tar-pax-many", "has a thousand extended headers in front of one member",
+         lambda scene: with_field(tar(("x", b"")), 156, b"x")[:512] * 1000 + tar(("disk.raw", disk())),
+         "extended headers", "CVE-2024-6232"),
+    Case("tar-members", "has two thousand members", lambda scene: tar(*((f"{n}.txt", b"") for n in range(2000))),
+         "more than 1000 members"),
+    Case("tar-header-damaged", "has a second header whose checksum is wrong",
+         lambda scene: tar(("a.txt", b"x"), ("disk.raw", disk()))[:1024] + b"\1" * 512, "no valid header"),
+    Case("tar-cut-in-disk", "ends within its disk", lambda scene: tar(("disk.raw", disk()))[:300_000], "truncated"),
+    Case("tar-trailer", "goes on behind its end, for readers that go on, too", lambda scene: tar(
+        ("disk.raw", disk())) + tar(("disk2.raw", disk())), "follows the end"),
+    Case("zip-sizes-differ", "has another size in front than in its directory",
+         zip_with(overwrite_entry(24, b"\xff\xff\xff\x7f")), "says something else"),
+    Case("zip-size-lies", "unpacks to more than both of its sizes say", zip_with(
+        lambda archive, entry, end: (overwrite(22, b"\1\0\0\0")(archive, entry, end),
+                                     overwrite_entry(24, b"\1\0\0\0")(archive, entry, end))), "size and checksum"),
+    Case("zip-name-differs", "has another name in its directory", zip_with(overwrite_entry(46, b"D")), "directory"),
+    Case("zip-encrypted", "waits for a password", zip_with(overwrite(6, b"\1\0")), "encrypted"),
+    Case("zip-method", "needs a method that nobody has", zip_with(overwrite(8, b"\x63\0")), "method 99"),
+    Case("zip-cut", "is a zip that ends too early", lambda scene: zipped(("disk.raw", disk()))[:600], "truncated"),
+    Case("zip-without-directory", "lacks the directory that says what its members are",
+         zip_with(lambda archive, entry, end: archive.__delitem__(slice(entry, None))), "truncated"),
+    Case("zip-overlapping", "shares one member between a hundred entries, a bomb for those who unpack by directory",
+         zip_overlapping, "directory", "CVE-2019-13232"),
+)  # fmt: skip
+
+BOMBS = (
+    Case("gzip-bomb", "is a quarter of a MiB that becomes 256 MiB", lambda scene: gzip_zeros(BOMB), HARMLESS),
+    Case("gzip-bomb-over-the-ceiling", "unpacks to more than the administrator allows",
+         lambda scene: gzip_zeros(BOMB), "max_virtual_size", settings={"max_virtual_size": "64M"}),
+    Case("zstd-bomb", "is 8 KiB that become 64 MiB, and has a window as large",
+         lambda scene: COMPRESSIONS["zst"](bytes(64 * MIB)), HARMLESS),
+    Case("zip-bomb", "is a zip whose one member becomes 256 MiB",
+         lambda scene: zipped(("disk.raw", bytes(BOMB))), HARMLESS),
+    Case("xz-dictionary", "has the decompressor allocate 4 GiB", xz_with_dictionary, EITHER),
+    Case("zstd-window", "has the decompressor allocate a window of 2 TiB",
+         lambda scene: b"\x28\xb5\x2f\xfd\x00\xf8" + b"\x01\0\0" * 10, "damaged"),
+    Case("gzip-layers", "is compressed again and again",
+         lambda scene: layers(disk(), 6), "compressed more than"),
+    Case("gzip-cut", "ends before its checksum", lambda scene: gzip.compress(disk())[:-9], "truncated"),
+    Case("gzip-trailer", "goes on with something else behind its data",
+         lambda scene: gzip.compress(disk()) + b"#!/bin/sh\n" * 100, "follows"),
+    Case("gzip-name", "carries the name of a file of the host", (
+        lambda scene: b"\x1f\x8b\x08\x08" + bytes(6) + str(scene.canary).encode() + b"\0"
+        + gzip.compress(disk(), mtime=0)[10:]), HARMLESS),
+    Case("tar-in-tar", "is an archive in an archive", lambda scene: tar(("in.tar", tar(("disk.raw", disk())))),
+         "archive"),
+    Case("tar-of-bombs", "is a tar of four compressed disks, each a bomb",
+         lambda scene: tar(*((f"disk{n}.raw.gz", gzip_zeros(64 * MIB)) for n in range(4))), "4 disks"),
+)  # fmt: skip
+
+APPLIANCES = (
+    Case("ova-href-climbing", "has its disk above the archive", ova("../../../../{canary}"),
+         "not a file beside the descriptor", "CVE-2026-34881"),
+    Case("ova-href-file", "has its disk behind a file: URL", ova("file://{canary}"), "not a file beside",
+         "CVE-2026-34881, OSSA-2026-004"),
+    Case("ova-href-percent", "hides dots and slashes in percent-encoding", ova("%2e%2e%2f%2e%2e%2fetc%2fpasswd"),
+         "not a file beside"),
+    Case("ova-entity-file", "reads a file of the host into its text",
+         ova("&x;", head='<!DOCTYPE a [<!ENTITY x SYSTEM "file://{canary}">]>'), "", "OSSA-2013-004"),
+    Case("ova-entity-parameter", "sends a file of the host to a server",
+         ova(head='<!DOCTYPE a [<!ENTITY % x SYSTEM "http://127.0.0.1:9/x.dtd"> %x;]>'), "", "OSSA-2013-004"),
+    Case("ova-billion-laughs", "unfolds to gigabytes", ova("&e9;", head=billion_laughs()), "", "OSSA-2013-004"),
+    Case("ova-depth", "nests a hundred thousand elements", lambda scene: tar(
+        ("box.ovf", b"<Envelope>" + b"<a>" * 100_000 + b"</a>" * 100_000 + b"</Envelope>"), ("disk.raw", disk())),
+        "not well-formed"),
+    Case("ova-xinclude", "includes a file of the host in its description", ova(more='><xi:include xmlns:xi="http://www.w3.org/2001/'
+         'XInclude" href="file://{canary}" parse="text"/></Disk><Disk ovf:diskId="e"'), HARMLESS),
+    Case("ova-large-description", "has a description of 16 MiB", lambda scene: tar(
+        ("box.ovf", b" " * 16 * MIB), ("disk.raw", disk())), "larger than"),
+    Case("ova-parent", "has a disk on top of another one", ova(more=' ovf:parentRef="e"'),
+         "only the changes to another disk"),
+    Case("ova-capacity", "claims a capacity beyond all numbers", ova(capacity="9" * 18, more=" ovf:capacityAllocation"
+         'Units="byte * 2^90"'), "", "CVE-2013-2096"),
+    Case("ova-two-descriptions", "has two descriptions, one for each reader", lambda scene: tar(
+        ("a.ovf", ENVELOPE.format(href="a", capacity=1, more="").encode()),
+        ("b.ovf", ENVELOPE.format(href="b", capacity=1, more="").encode()), ("a", disk()), ("b", disk())),
+        "more than one .ovf"),
+    Case("ova-manifest-wrong", "was changed after its manifest was written",
+         manifest("SHA256(disk.vmdk)= " + "0" * 64 + "\n"), "digest"),
+    Case("ova-manifest-path", "has a digest of a file of the host compared",
+         lambda scene: manifest("SHA256({canary})= " + hashlib.sha256(scene.canary.read_bytes()).hexdigest())(scene),
+         "is not in it"),
+    Case("split-absolute", "has its flat extent in a file of the host", split('RW 64 FLAT "{canary}" 0'),
+         "not a file beside", "CVE-2022-47951, OSSA-2023-002"),
+    Case("split-device", "has a device for an extent", split('RW 64 FLAT "/dev/sda" 0'), "not a file beside",
+         "CVE-2022-47951"),
+    Case("split-scratch-name", "guesses the name of a file of the scratch space", split(
+        'RW 64 FLAT "member-2" 0', ("other.raw", disk())), "is missing",
+        attributes={"ONECONVERT_DISK": "1"}),
+    Case("split-itself", "is an extent of itself", split('RW 1 FLAT "disk.vmdk" 0'), ""),
+    Case("split-extent-short", "has an extent that is larger on paper", split(
+        'RW 64000 FLAT "f" 0', ("f", disk())), "truncated"),
+    Case("split-offset-huge", "reads far behind the end of its extent", split(
+        'RW 64 FLAT "f" 9999999999999999999', ("f", disk())), ""),
+    Case("split-sparse-is-descriptor", "has a descriptor for a sparse extent, which names a file of the host",
+         lambda scene: split('RW 64 SPARSE "f"', ("f", b"\0" * 512 + vmdk_descriptor(
+             "monolithicFlat", f'RW 64 FLAT "{scene.canary}" 0').ljust(2048, b"\0")), kind="twoGbMaxExtentSparse")(
+             scene), "", "CVE-2022-47951"),
+    Case("split-flat-is-qcow2", "has a flat extent that is a qcow2 with a backing file",
+         lambda scene: split('RW 2048 FLAT "f" 0', ("f", backed("{canary}")(scene).ljust(MIB, b"\0")))(scene),
+         "itself a qcow2", "CVE-2024-40767"),
+    Case("tar-sibling-backing", "has a qcow2 whose backing file is the other member of the archive, by a chain",
+         lambda scene: tar(("a.qcow2", backed("member-2", "qcow2")(scene)), ("b.qcow2", backed("{canary}")(scene))),
+         "backing file", "CVE-2015-5163", attributes={"ONECONVERT_DISK": "a.qcow2"}),
+)  # fmt: skip
+
+
+ARCHIVES = (*NAMES, *KINDS, *LIES, *BOMBS, *APPLIANCES)

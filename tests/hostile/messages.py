@@ -1,0 +1,204 @@
+"""The document from oned: shells, options, paths and XML in the fields that users write, and documents that are none.
+
+Whatever a user can write into an image or a datastore comes here as text. No shell may run it, no file outside of the
+safe directories be read by it, and no parser be brought down with it.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+from hostile.case import EITHER, HARMLESS, Case, Scene
+from rig.front_end import messages
+from rig.images import SIZE_MB
+from rig.messages import App, Datastore
+
+SHELLS = ("'; touch {spoils}; '", '"; touch {spoils}; "', "$(touch {spoils})", "`touch {spoils}`", "| touch {spoils}")
+NOT_ALLOWED = "not allowed"
+NOT_XML = "not well-formed"
+
+
+def plain(scene: Scene, path: str = "", store: Datastore | None = None, **attributes: object) -> str:
+    """A document that would import an image."""
+    place = path or scene.web.url("qcow2")
+    return messages().cp(42, place, SIZE_MB, store or scene.store, attributes=attributes)
+
+
+def filled(text: str, scene: Scene) -> str:
+    for name, value in (("canary", scene.canary), ("spoils", scene.spoils), ("directory", scene.directory)):
+        text = text.replace("{" + name + "}", str(value))
+    return text
+
+
+def path(text: str) -> Callable[[Scene], str]:
+    """A document with this PATH."""
+    return lambda scene: plain(scene, filled(text, scene))
+
+
+def attribute(name: str, text: str) -> Callable[[Scene], str]:
+    return lambda scene: plain(scene, **{name: filled(text, scene)})
+
+
+def of_datastore(text: str = "", **fields: str) -> Callable[[Scene], str]:
+    """A document whose datastore has other attributes, or other fields of rig.messages.Datastore."""
+
+    def build(scene: Scene) -> str:
+        values = {name: filled(value, scene) for name, value in fields.items()}
+        known = {name: values.pop(name) for name in tuple(values) if name in Datastore.__dataclass_fields__}
+        return plain(scene, filled(text, scene), replace(scene.store, **known, attributes=values))
+
+    return build
+
+
+def swapped(old: str, new: str) -> Callable[[Scene], str]:
+    """A document with one piece of its text replaced."""
+
+    def build(scene: Scene) -> str:
+        document = plain(scene)
+        assert old in document
+        return document.replace(old, filled(new, scene), 1)
+
+    return build
+
+
+def linked(scene: Scene) -> str:
+    """A link in a safe directory that leads to the canary."""
+    (scene.directory / "image").symlink_to(scene.canary)
+    store = replace(scene.store, safe_dirs=str(scene.directory))
+    return plain(scene, f"{scene.directory}/image", store)
+
+
+def fifo(scene: Scene) -> str:
+    os.mkfifo(scene.directory / "image")
+    return plain(scene, f"{scene.directory}/image", replace(scene.store, safe_dirs=str(scene.directory)))
+
+
+def encoded(text: str | bytes) -> bytes:
+    return base64.b64encode(text.encode() if isinstance(text, str) else text)
+
+
+def laughs(scene: Scene) -> str:
+    lines = "".join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 10}">' for i in range(1, 10))
+    head = f'<!DOCTYPE DS_DRIVER_ACTION_DATA [<!ENTITY e0 "ha">{lines}]>'
+    return head + plain(scene).replace("image_42", "&e9;")
+
+
+def external_entity(scene: Scene) -> str:
+    head = f'<!DOCTYPE DS_DRIVER_ACTION_DATA [<!ENTITY x SYSTEM "file://{scene.canary}">]>'
+    return head + plain(scene).replace("<NAME>image_42", "<NAME>&x;")
+
+
+def of_app(**fields: str) -> Callable[[Scene], str]:
+    def build(scene: Scene) -> str:
+        app = App(7, filled(fields.get("name", "app"), scene), filled(fields.get("md5", ""), scene),
+                  filled(fields.get("url", "http://127.0.0.1/"), scene))  # fmt: skip
+        return messages().cp(42, scene.web.url("qcow2"), SIZE_MB, scene.store, app)
+
+    return build
+
+
+INJECTION = (
+    *(Case(f"path-shell-{number}", f"leaves the quotes of a shell in PATH, in the way number {number}",
+           path("/var/tmp/image" + text), "", "CWE-78") for number, text in enumerate(SHELLS[:3], 1)),
+    *(Case(f"url-shell-{number}", f"has a shell run the query of a URL, in the way number {number}",
+           lambda scene, text=text: plain(scene, f"{scene.web.url('qcow2')}?{filled(text, scene)}"), EITHER, "CWE-78")
+      for number, text in enumerate(SHELLS[1:3], 1)),
+    Case("name-shell", "has a shell run the name of the image", swapped("image_42", "$(touch {spoils})"), HARMLESS),
+    Case("url-args-shell", "has a shell run what is appended to the URL", attribute("URL_ARGS", "a'; touch {spoils};'"),
+         EITHER),
+    Case("disk-shell", "has a shell run the name of the wanted disk",
+         attribute("ONECONVERT_DISK", "'; touch {spoils}; '"), EITHER),
+    Case("format-option", "has qemu-img take another format for an option", attribute("FORMAT", "raw -o x"), HARMLESS),
+    Case("driver-shell", "has the DRIVER of the datastore run by a shell", of_datastore(driver="$(touch {spoils})"),
+         "cannot be written"),
+    Case("bandwidth-shell", "has a shell run a limit", of_datastore(LIMIT_TRANSFER_BW="1; touch {spoils}"),
+         "not a rate"),
+    Case("bandwidth-huge", "has a limit of thousands of digits", of_datastore(LIMIT_TRANSFER_BW="9" * 5000),
+         "not a rate", "CVE-2020-10735"),
+    Case("base-path-blank", "has an answer of two words for one path", of_datastore(base_path="/var/tmp/a b"), "blank"),
+    Case("app-name-newline", "writes lines of its own into the log", of_app(name="x\nERROR: CANARY\n-"), HARMLESS),
+    Case("id-path", "has a path for a number, for those who make files after it",
+         swapped("<ID>42</ID>", "<ID>../../42</ID>"), "not a number"),
+    Case("id-unicode", "has digits of another script", swapped("<ID>42</ID>", "<ID>٤٢</ID>"), "not a number"),
+    Case("id-huge", "has a number of thousands of digits, which takes ages to read",
+         swapped("<ID>42</ID>", f"<ID>{'9' * 5000}</ID>"), "not a number", "CVE-2020-10735"),
+    Case("size-negative", "has a size below nothing", swapped(f"<SIZE>{SIZE_MB}<", "<SIZE>-1<"), "not a number"),
+)  # fmt: skip
+
+PLACES = (
+    Case("path-canary", "names a file of the host that is no image", path("{canary}"), NOT_ALLOWED, "OSSA-2025-001"),
+    Case("path-climbing", "climbs out of a safe directory", of_datastore("/var/tmp/../../{canary}"), NOT_ALLOWED),
+    Case("path-link", "is a link in a safe directory", linked, NOT_ALLOWED),
+    Case("path-prefix", "begins like a safe directory and is another one",
+         of_datastore("{canary}", safe_dirs="/var/tmp {directory}"), NOT_ALLOWED),
+    Case("path-proc", "names the canary by way of the root of a process", path("/proc/self/root{canary}"),
+         NOT_ALLOWED),
+    Case("path-environment", "reads the environment of the driver", path("/proc/self/environ"), NOT_ALLOWED),
+    Case("path-zero", "never ends", of_datastore("/dev/zero", safe_dirs="/dev"), ""),
+    Case("path-fifo", "waits for somebody to write", fifo, "neither a regular file"),
+    Case("path-directory", "is a directory", of_datastore("{directory}", safe_dirs="{directory}"),
+         "neither a regular file"),
+    Case("path-empty", "names nothing", swapped("<PATH><![CDATA[http:", "<PATH/><X><![CDATA["), "", bug=""),
+    Case("path-option", "is an option to programs", path("--output=/tmp/x"), ""),
+    Case("path-relative", "is relative to who knows what", path("etc/canary"), ""),
+    Case("url-file", "fetches a file of the host by URL", path("file://{canary}"), "file://", "OSSA-2025-001"),
+    Case("url-gopher", "speaks to any server in its own words", path("gopher://127.0.0.1:6379/_FLUSHALL"),
+         "gopher://"),
+    Case("url-json", "is a protocol of qemu", path('json:{"driver":"file","filename":"{canary}"}'), ""),
+    Case("url-line-break", "sends headers of its own to the server",
+         lambda scene: plain(scene, scene.web.url("qcow2") + " HTTP/1.1\r\nX-Evil: 1\r\n\r\n"), "", "CVE-2019-9740"),
+    Case("url-brackets", "has a host that parsers disagree about", path("http://[::1%25lo]@127.0.0.1]/x"), ""),
+    Case("url-ssh-option", "has a host that ssh takes for an option, which runs a command",
+         path("ssh://-oProxyCommand=touch%20{spoils}/x"), "", "CVE-2017-1000117"),
+    Case("url-ssh-option-plain", "has a host with a command in it",
+         path("ssh://-oProxyCommand=touch${IFS}{spoils}:/x"), "", "CVE-2017-12426"),
+    Case("url-s3-without-keys", "uses the keys of the host to read somebody's bucket", path("s3://bucket/key"),
+         "ACCESS_KEY_ID", settings={"connect_timeout": 2}),
+)  # fmt: skip
+
+DOCUMENTS = (
+    Case("base64-garbage", "is no base64", lambda scene: b"\xff\xfe\x00 garbage" * 100, "not base64"),
+    Case("base64-other-alphabet", "is base64 of another alphabet",
+         lambda scene: encoded(b"\xfb\xff\xfe" * 30).replace(b"+", b"-").replace(b"/", b"_"), "not base64"),
+    Case("base64-cut", "ends within a group", lambda scene: encoded(plain(scene)).rstrip(b"=")[:-3], ""),
+    Case("base64-nul", "has NULs between its letters",
+         lambda scene: encoded(plain(scene)).replace(b"A", b"A\0"), "not base64"),
+    Case("xml-nothing", "is nothing", lambda scene: b"", NOT_XML),
+    Case("xml-nul", "has a NUL in a field", swapped("image_42", "image\0_42"), NOT_XML),
+    Case("xml-cdata-end", "ends the protection of a field by itself",
+         attribute("NOTE", "]]></NOTE></TEMPLATE><PATH>/etc/passwd</PATH>"), NOT_XML),
+    Case("xml-other-root", "is another document", lambda scene: "<IMAGE><ID>42</ID></IMAGE>", "not a DS_DRIVER"),
+    Case("xml-doctype", "brings a document type", lambda scene: "<!DOCTYPE a>" + plain(scene), "DOCTYPE"),
+    Case("xml-external-entity", "reads a file of the host into the name of the image", external_entity, "DOCTYPE",
+         "OSSA-2013-004"),
+    Case("xml-external-subset", "fetches its document type from a server", lambda scene:
+         f'<!DOCTYPE a SYSTEM "{scene.web.url("evil.dtd")}">' + plain(scene), "DOCTYPE", "OSSA-2013-004"),
+    Case("xml-billion-laughs", "unfolds to gigabytes of laughter", laughs, "", "CVE-2003-1564"),
+    Case("xml-depth", "nests a hundred thousand elements in the template", swapped(
+        "<TEMPLATE>", "<TEMPLATE>" + "<a>" * 100_000 + "</a>" * 100_000), NOT_XML),
+    Case("xml-attributes", "has an element of ten thousand attributes", swapped(
+        "<SNAPSHOTS>", "<X " + " ".join(f'a{n}="1"' for n in range(10_000)) + "/><SNAPSHOTS>"), HARMLESS),
+    Case("xml-include", "includes a file of the host", swapped(
+        "image_42", '<xi:include xmlns:xi="http://www.w3.org/2001/XInclude" href="file://{canary}" parse="text"/>'),
+        HARMLESS),
+    Case("xml-stylesheet", "has a processing instruction", lambda scene:
+         f'<?xml-stylesheet href="file://{scene.canary}"?>' + plain(scene), HARMLESS),
+    Case("xml-path-twice", "has two paths, for readers that take the first or the last",
+         swapped("<PATH>", "<PATH><![CDATA[{canary}]]></PATH><PATH>"), NOT_ALLOWED),
+    Case("xml-utf-16", "is in an encoding that base64 readers do not expect",
+         lambda scene: encoded(plain(scene).encode("utf-16")), EITHER),
+    Case("xml-encoding-unknown", "claims an encoding that does not exist",
+         lambda scene: '<?xml version="1.0" encoding="utf-7"?>' + plain(scene), EITHER),
+    Case("xml-surrogates", "has half a character", lambda scene: encoded(
+         plain(scene).encode().replace(b"image_42", b"\xed\xa0\x80")), NOT_XML),
+    Case("xml-one-mib", "is 1 MiB of description, more than fits on a command line",
+         attribute("DESCRIPTION", "a long story " * 80_000), EITHER),
+    Case("xml-text-of-twelve-mib", "has one field of 12 MiB", attribute("DESCRIPTION", "x" * (12 << 20)), NOT_XML),
+    Case("xml-many-images", "has a hundred thousand images in its datastore", lambda scene: plain(
+        scene, "", replace(scene.store, images=tuple(range(100_000)))), HARMLESS),
+)  # fmt: skip
+
+MESSAGES = (*INJECTION, *PLACES, *DOCUMENTS)
