@@ -97,7 +97,7 @@ def test_a_document_too_large_for_a_pipe_is_left_alone_too(front_end: FrontEnd) 
     assert front_end.record().stdin == base64.b64encode(document.encode())
 
 
-def test_a_quote_in_a_url_never_reaches_the_shell_of_a_native_driver(front_end: FrontEnd) -> None:
+def test_an_odd_character_in_a_url_is_encoded(front_end: FrontEnd) -> None:
     store = front_end.datastore(None, "oneconvert_recorder")
     document = messages().cp(42, "http://127.0.0.1:9/it's?a=1&b=$(id)", SIZE_MB, store, kind=1)
     front_end.will_answer("/there raw\n")

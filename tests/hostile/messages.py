@@ -101,7 +101,7 @@ def of_app(**fields: str) -> Callable[[Scene], str]:
 
 
 INJECTION = (
-    *(Case(f"path-shell-{number}", f"leaves the quotes of a shell in PATH, in the way number {number}",
+    *(Case(f"path-shell-{number}", f"has odd characters in PATH, in the way number {number}",
            path("/var/tmp/image" + text), "", "CWE-78") for number, text in enumerate(SHELLS[:3], 1)),
     *(Case(f"url-shell-{number}", f"has a shell run the query of a URL, in the way number {number}",
            lambda scene, text=text: plain(scene, f"{scene.web.url('qcow2')}?{filled(text, scene)}"), EITHER, "CWE-78")

@@ -30,14 +30,13 @@ NATIVE_SCHEMES = frozenset(
 )  # fmt: skip
 # Where URL_ARGS has a place to go.
 WITH_QUERY = frozenset({"http", "https"})
-# Native drivers hand PATH to a shell, in quotes. With these characters it could leave them; '&', blanks and parentheses
-# could not, and URLs and the names of files need them.
-HARMFUL = re.compile("['\"`$\\\\;|<>\x00-\x1f\x7f]")
+# Not in the PATH of an image that is passed on: no name of a file or a URL needs them as they are.
+ODD = re.compile("['\"`$\\\\;|<>\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
 class PassThrough:
-    """The native driver does it all. ``path`` is the PATH to give it, unchanged unless it would hurt a shell."""
+    """The native driver does it all. ``path`` is the PATH to give it, unchanged but for odd characters in a URL."""
 
     reason: str
     path: str
@@ -61,7 +60,7 @@ def plan(request: Request, native: str, settings: Settings) -> PassThrough | Imp
         raise NotAllowedError(f"image {image.id} has no PATH to copy from")
     reason = _why_not_ours(request, native, scheme)
     if reason:
-        return PassThrough(reason, _harmless_path(image.path, image.url_args))
+        return PassThrough(reason, _plain_path(image.path, image.url_args))
     if scheme not in OPENERS:
         raise NotAllowedError(
             f"image {image.id} cannot be fetched by {scheme}://; use http://, https://, s3://, ssh:// or a path on the "
@@ -73,7 +72,7 @@ def plan(request: Request, native: str, settings: Settings) -> PassThrough | Imp
                 f"datastore {datastore.id} cannot store a download: its driver {native} only registers devices that "
                 "are there already; choose another datastore"
             )
-        return PassThrough(f"{native} registers devices", _harmless_path(image.path, image.url_args))
+        return PassThrough(f"{native} registers devices", _plain_path(image.path, image.url_args))
     location = f"{image.path}&{image.url_args}" if scheme in WITH_QUERY and image.url_args else image.path
     return Import(location, _target(datastore.id, datastore.driver, native, settings))
 
@@ -105,14 +104,13 @@ def _target(datastore_id: int, driver: str, native: str, settings: Settings) -> 
     return TARGETS[driver]
 
 
-def _harmless_path(path: str, url_args: str) -> str:
-    if HARMFUL.search(url_args):
+def _plain_path(path: str, url_args: str) -> str:
+    if ODD.search(url_args):
         raise NotAllowedError("URL_ARGS of the image has characters that are not allowed in a URL")
-    if not HARMFUL.search(path):
+    if not ODD.search(path):
         return path
     if scheme_of(path) in ("http", "https"):
-        return HARMFUL.sub(lambda found: quote(found[0]), path)
+        return ODD.sub(lambda found: quote(found[0]), path)
     raise NotAllowedError(
-        "the path of the image has a quote or another character with a meaning to the shells of native drivers; "
-        "rename the file"
+        "the path of the image has a quote or another character that is not allowed in one; rename the file"
     )
