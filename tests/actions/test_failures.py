@@ -279,9 +279,7 @@ def test_a_signal_during_the_download(front_end: FrontEnd, images: Images, web: 
     released = threading.Event()
     web.pages["slow"] = stall(images.file("vmdk-sparse"), 2 * MIB, released)
     store = front_end.datastore()
-    process, stdin = front_end.start("cp", messages().cp(42, web.url("slow"), SIZE_MB, store))
-    process.stdin.write(stdin)  # type: ignore[union-attr]
-    process.stdin.close()  # type: ignore[union-attr]
+    process = front_end.begin("cp", messages().cp(42, web.url("slow"), SIZE_MB, store))
     assert wait_until(lambda: any(name.endswith("source") for name in front_end.left_in(store)))
     process.send_signal(number)
     assert process.wait(timeout=30) == 128 + number
@@ -318,9 +316,7 @@ def large(images: Images) -> Path:
 
 
 def start_and_wait_for_qemu_img(front_end: FrontEnd, web: Web, store: Datastore) -> tuple[subprocess.Popen[bytes], int]:
-    process, stdin = front_end.start("cp", messages().cp(42, web.url("large"), 384, store))
-    process.stdin.write(stdin)  # type: ignore[union-attr]
-    process.stdin.close()  # type: ignore[union-attr]
+    process = front_end.begin("cp", messages().cp(42, web.url("large"), 384, store))
 
     def converting() -> list[int]:
         if not any(name.endswith("result") for name in front_end.left_in(store)):
@@ -374,9 +370,7 @@ def test_a_running_import_is_not_taken_for_a_dead_one(front_end: FrontEnd, image
 
     web.pages["slow-one"] = behave
     store = front_end.datastore()
-    process, stdin = front_end.start("cp", messages().cp(42, web.url("slow-one"), SIZE_MB, store))
-    process.stdin.write(stdin)  # type: ignore[union-attr]
-    process.stdin.close()  # type: ignore[union-attr]
+    process = front_end.begin("cp", messages().cp(42, web.url("slow-one"), SIZE_MB, store))
     assert wait_until(lambda: any(name.endswith("source") for name in front_end.left_in(store)))
     (running,) = Path(store.base_path).glob(".oneconvert/*")
     os.utime(running, (0, 0))
@@ -451,9 +445,7 @@ def test_after_a_sigkill_during_the_hand_over_the_next_import_removes_the_image(
     store = front_end.datastore("qcow2", "oneconvert_recorder")
     native(front_end, store, after="sleep 60 & wait")
     document = messages().cp(42, web.url("vmdk-stream"), SIZE_MB, store)
-    process, stdin = front_end.start("cp", document, driver="oneconvert_recorder")
-    process.stdin.write(stdin)  # type: ignore[union-attr]
-    process.stdin.close()  # type: ignore[union-attr]
+    process = front_end.begin("cp", document, driver="oneconvert_recorder")
     assert wait_until(lambda: "stored-42" in front_end.left_in(store))
     process.kill()
     process.wait()
@@ -472,9 +464,7 @@ def test_a_signal_while_a_driver_stores_what_only_it_can_name(front_end: FrontEn
     script.write_text(f"#!/bin/sh\ncat > /dev/null\necho > {volume}\nsleep 2\necho {volume} raw\n")
     (recorder / "rm").write_text(f"#!/bin/sh\ncat > /dev/null\nrm {volume}\n")
     document = messages().cp(42, web.url("vmdk-stream"), SIZE_MB, store)
-    process, stdin = front_end.start("cp", document, driver="oneconvert_recorder")
-    process.stdin.write(stdin)  # type: ignore[union-attr]
-    process.stdin.close()  # type: ignore[union-attr]
+    process = front_end.begin("cp", document, driver="oneconvert_recorder")
     assert wait_until(lambda: "volume-42" in front_end.left_in(store))
     process.terminate()
     assert process.wait(timeout=30) == 128 + signal.SIGTERM
@@ -518,9 +508,7 @@ def test_a_signal_during_the_hand_over(front_end: FrontEnd, web: Web, recorder: 
     store = front_end.datastore("qcow2", "oneconvert_recorder")
     native(front_end, store, after="sleep 60 & wait")
     document = messages().cp(42, web.url("vmdk-stream"), SIZE_MB, store)
-    process, stdin = front_end.start("cp", document, driver="oneconvert_recorder")
-    process.stdin.write(stdin)  # type: ignore[union-attr]
-    process.stdin.close()  # type: ignore[union-attr]
+    process = front_end.begin("cp", document, driver="oneconvert_recorder")
     assert wait_until(lambda: "stored-42" in front_end.left_in(store))
     ((driver, _),) = children(process.pid)
     process.terminate()

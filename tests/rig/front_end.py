@@ -152,6 +152,14 @@ class FrontEnd:
         )
         return process, stdin
 
+    def begin(self, action: str, document: str, driver: str = "oneconvert_fs") -> subprocess.Popen[bytes]:
+        """Start an action and give it its document; it runs on by itself."""
+        process, stdin = self.start(action, document, driver)
+        assert process.stdin is not None
+        process.stdin.write(stdin)
+        process.stdin.close()
+        return process
+
     def record(self, driver: str = "recorder") -> Record:
         """What the recording driver was given last."""
         directory = self.remotes / "datastore" / driver / "record"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from oneconvert.errors import CommandError
 from oneconvert.jobs import confine
-from oneconvert.jobs.signals import BLOCKED_WHILE_STARTING
+from oneconvert.jobs.signals import ENDING
 
 LOG = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ def _start(
         sys.executable, "-I", "-S", os.fspath(confine.__file__), str(os.getpid()),
         json.dumps(asdict(limits)),
     ]  # fmt: skip
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_WHILE_STARTING)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         process = subprocess.Popen(
             [*launcher, *command],

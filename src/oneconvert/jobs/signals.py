@@ -15,7 +15,6 @@ from oneconvert.errors import InterruptedBySignalError
 
 # SIGTERM: oned's timeout, systemd. SIGINT, SIGHUP: a person at a terminal.
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-BLOCKED_WHILE_STARTING = ENDING
 
 
 def _raise(number: int, _frame: FrameType | None) -> None:
