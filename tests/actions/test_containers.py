@@ -7,6 +7,7 @@ import hashlib
 import io
 import lzma
 import os
+import shutil
 import subprocess
 import tarfile
 import zipfile
@@ -17,6 +18,8 @@ import pytest
 from rig.front_end import Answer, FrontEnd, messages, same_disk
 from rig.images import COMPRESSIONS, MIB, SIZE_MB, Images
 from rig.web import Web
+
+SEVEN_ZIP = shutil.which("7zz") or shutil.which("7z")
 
 
 def ovf(*files: str, compression: str = "", capacity: int = SIZE_MB * MIB) -> bytes:
@@ -141,6 +144,36 @@ def test_an_image_that_is_compressed_again_and_again_is_refused(download) -> Non
 def test_a_zip_with_one_disk(download, images: Images, method: int) -> None:  # type: ignore[no-untyped-def]
     members = {"read me.md": b"# hello", "disk.vdi": images.file("vdi").read_bytes(), "__MACOSX/._disk.vdi": b"mac"}
     assert_disk(download(zipped(members, method)), images)
+
+
+@pytest.mark.skipif(SEVEN_ZIP is None, reason="needs 7-Zip")
+def test_a_zip_with_deflate64(download, images: Images, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """What Windows makes of files of more than 2 GiB."""
+    assert SEVEN_ZIP is not None
+    command = [SEVEN_ZIP, "a", "-tzip", "-mm=Deflate64", "-mx=1", tmp_path / "disk.zip", images.file("vhdx")]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    archive = (tmp_path / "disk.zip").read_bytes()
+    assert archive[8:10] == b"\x09\0"
+    assert_disk(download(archive), images)
+
+
+def test_an_appliance_with_all_that_products_add(download, images: Images, vmdk: bytes) -> None:  # type: ignore[no-untyped-def]
+    """A CD-ROM among the disks, a chunk size, the memory of the firmware, translations, a signature, a blank disk."""
+    description = (
+        "<?xml version='1.0' encoding='UTF-16'?>\r\n<!-- made by hand -->\r\n"
+        '<ovf:Envelope xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1"><ovf:References>\r\n'
+        '<ovf:File ovf:id="strings" ovf:href="box-de.msg"/><ovf:File ovf:id="cd" ovf:href="box.iso"/>\r\n'
+        f'<ovf:File ovf:id="f" ovf:href="my%20disk.vmdk" ovf:chunkSize="7516192768" ovf:size="{len(vmdk)}"/>\r\n'
+        '<ovf:File ovf:id="nvram" ovf:href="box.nvram"/></ovf:References><ovf:DiskSection><ovf:Info/>\r\n'
+        '<ovf:Disk ovf:diskId="iso1" ovf:fileRef="cd" ovf:format="http://www.ecma-international.org/Ecma-119.htm"/>\r\n'
+        '<ovf:Disk ovf:diskId="scratch" ovf:capacity="1" ovf:capacityAllocationUnits="byte * 2^30"/>\r\n'
+        f'<ovf:Disk ovf:diskId="vmdisk1" ovf:fileRef="f" ovf:capacity="{SIZE_MB}"\r\n'
+        'ovf:capacityAllocationUnits="byte * 2^20"/></ovf:DiskSection></ovf:Envelope>\r\n'
+    ).encode("utf-16")
+    members = {"box.ovf": description, "my disk.vmdk": vmdk, "box.iso": bytes(4096), "box.nvram": bytes(270)}
+    members["box-de.msg"] = b"<Strings/>"
+    lines = manifest(members, "sha512").replace(b"\n", b"\r\n").rstrip()
+    assert_disk(download(tar({**members, "box.mf": lines, "box.cert": b"SHA512(box.mf)= 00"})), images)
 
 
 @pytest.mark.parametrize("wanted", ["2", "second.vmdk"])

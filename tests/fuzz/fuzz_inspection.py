@@ -15,9 +15,12 @@ from pathlib import Path
 
 import atheris
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 with atheris.instrument_imports(include=["oneconvert"]):
     from oneconvert.actions.arrival import receive
     from oneconvert.errors import OneconvertError
+    from oneconvert.images.inspect import image_inside
+    from rig.crafted import vmware_stream
 
 SIZE = 64 * 1024
 KINDS = (
@@ -49,8 +52,12 @@ def seeds() -> tuple[bytes, ...]:
             option = ["-o", options] if options else []
             subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", kind, *option, raw, path], check=True)
             images.append(path.read_bytes())
-    return (*images, tar(("disk.raw", disk)), tar(("a.vmdk", TEXT), ("disk.raw", disk)), zipped(disk),
-            gzip.compress(images[0]))  # fmt: skip
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, str(SIZE)], check=True)
+        for command in (("snapshot", "-c", "one", path), ("bitmap", "--add", path, "two")):
+            subprocess.run(["qemu-img", *command], check=True)
+        images.append(path.read_bytes())
+    return (*images, vmware_stream(disk), tar(("disk.raw", disk)), tar(("a.vmdk", TEXT), ("disk.raw", disk)),
+            zipped(disk), gzip.compress(images[0]))  # fmt: skip
 
 
 def tar(*members: tuple[str, bytes]) -> bytes:
@@ -89,7 +96,9 @@ def fuzz(data: bytes) -> None:
     middle = provider.ConsumeIntInRange(0, len(image))
     with tempfile.TemporaryDirectory(dir=memory()) as directory, suppress(OneconvertError):
         chunks = (bytes(part) for part in (image[:middle], image[middle:]) if part)
-        receive(chunks, "the image", provider.PickValueInList(["", "1", "disk.raw"]), Path(directory), True, 1 << 24)
+        wanted = provider.PickValueInList(["", "1", "disk.raw"])
+        arrival = receive(chunks, "the image", wanted, Path(directory), True, 1 << 24)
+        image_inside(arrival.path)
 
 
 @cache

@@ -5,6 +5,7 @@ Tar, OVA, zip, gzip, bzip2, xz and zstd, and what may be in an archive: OVF desc
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import io
@@ -15,7 +16,9 @@ import zipfile
 import zlib
 from collections.abc import Callable
 
-from hostile.case import EITHER, HARMLESS, Case, Scene
+import lz4.frame
+
+from hostile.case import HARMLESS, Case, Scene
 from hostile.images import backed, image
 from rig.crafted import vmdk_descriptor
 from rig.images import COMPRESSIONS, MIB
@@ -95,10 +98,15 @@ def overwrite_entry(offset: int, data: bytes) -> Callable[[bytearray, int, int],
     return lambda archive, entry, end: archive.__setitem__(slice(entry + offset, entry + offset + len(data)), data)
 
 
-def zip_link(scene: Scene) -> bytes:
+def zip_named(name: bytes) -> Callable[[Scene], bytes]:
+    """A zip whose disk has another name of eight bytes."""
+    return lambda scene: zipped(("disk.raw", disk())).replace(b"disk.raw", name)
+
+
+def zip_link(scene: Scene, mode: int = 0o120777) -> bytes:
     entry = zipfile.ZipInfo("disk.raw")
     entry.create_system = 3
-    entry.external_attr = 0o120777 << 16
+    entry.external_attr = mode << 16
     return zipped((entry, str(scene.canary).encode()))
 
 
@@ -146,6 +154,13 @@ def disk() -> bytes:
     return (b"\0\xff" + b"content!" * (MIB // 8))[:MIB]
 
 
+def with_byte(data: bytes, place: int) -> bytes:
+    """Data with another byte at a place."""
+    bent = bytearray(data)
+    bent[place] ^= 0xFF
+    return bytes(bent)
+
+
 def gzip_zeros(size: int) -> bytes:
     packer = zlib.compressobj(9, wbits=31)
     return b"".join(packer.compress(bytes(MIB)) for _ in range(size // MIB)) + packer.flush()
@@ -186,6 +201,9 @@ NAMES = (
     Case("tar-absolute", "is extracted over a file of the host", named("/{canary}"), "absolute path", TRAVERSAL),
     Case("tar-backslash", "leads elsewhere for readers that take a backslash for a slash",
          named("..\\..\\disk.raw"), "backslash"),
+    Case("tar-nul", "hides the end of a name behind a NUL", lambda scene: tar(
+        ("disk.raw", disk()), dialect=tarfile.PAX_FORMAT, pax={"path": "disk.raw\0/../../x"}), "control character"),
+    Case("tar-shell", "has a name that a shell would run", named("'; touch x; '$(touch x)`touch x`.raw"), HARMLESS),
     Case("tar-newline", "brings a second line into messages and logs", named("disk\nERROR: all is well.raw"),
          "control character"),
     Case("tar-option", "has a name that programs take for an option", named("--checkpoint-action=exec=sh"), HARMLESS),
@@ -199,6 +217,10 @@ NAMES = (
          lambda scene: tar(("disk.raw", disk()), ("disk.raw", bytes(MIB))), "occurs more than once"),
     Case("zip-traversal", "is unpacked to a place above the scratch space",
          lambda scene: zipped(("../../disk.raw", disk())), "leads out of the archive", "CVE-2018-1002200"),
+    Case("zip-absolute", "is a zip that is unpacked over a file of the host",
+         lambda scene: zipped((f"/{scene.canary}", disk())), "absolute path"),
+    Case("zip-nul", "is a zip that hides the end of a name behind a NUL", zip_named(b"disk\0raw"), "control character"),
+    Case("zip-option", "is a zip with a name that programs take for an option", zip_named(b"-oX=.raw"), HARMLESS),
     Case("zip-duplicate", "has two disks of one name, of which its directory makes the last one count",
          lambda scene: zipped(("disk.raw", disk()), ("./disk.raw", bytes(MIB))), "occurs more than once"),
 )  # fmt: skip
@@ -209,6 +231,13 @@ KINDS = (
     Case("tar-hardlink", "is a second name for a file of the host", linked(tarfile.LNKTYPE), "hard link"),
     Case("tar-character-device", "makes a device that never ends", linked(tarfile.CHRTYPE), "character device"),
     Case("tar-fifo", "makes a pipe that waits for ever", linked(tarfile.FIFOTYPE), "FIFO"),
+    Case("tar-block-device", "is a disk of the host where its own disk should be", linked(tarfile.BLKTYPE),
+         "block device"),
+    Case("tar-hardlink-twice", "is a link to another member, which is written through", lambda scene:
+         tar(("disk.raw", disk()))[: 512 + MIB] + tar(("b.raw", b""), type=tarfile.LNKTYPE, linkname="disk.raw"),
+         "hard link"),
+    Case("tar-directory-with-content", "is a directory that holds bytes", lambda scene: with_field(
+        tar(("disk.raw", disk())), 156, b"5"), "directory with content"),
     Case("tar-symlink-then-file", "writes through a directory that is a link",
          lambda scene: tar(("dir", b""), type=tarfile.SYMTYPE, linkname=str(scene.canary.parent))[:512]
          + tar(("dir/disk.raw", disk())), "symbolic link"),
@@ -218,6 +247,8 @@ KINDS = (
     Case("tar-sparse-pax", "is a sparse file by an extended header",
          lambda scene: tar(("disk.raw", disk()), dialect=tarfile.PAX_FORMAT,
                            pax={"GNU.sparse.major": "1", "GNU.sparse.realsize": str(1 << 60)}), "sparse"),
+    Case("zip-device", "is a device by the mode in its directory entry",
+         lambda scene: zip_link(scene, 0o060644), "link or a device"),
     Case("zip-symlink", "is a link by the mode in its directory entry", zip_link, "link or a device"),
 )  # fmt: skip
 
@@ -229,9 +260,18 @@ LIES = (
     Case("tar-size-beyond", "claims more than is there", lambda scene: with_field(
         tar(("disk.raw", disk())), 124, b"77777777777\0"), "truncated"),
     Case("tar-pax-size", "has another size in its extended header",
-         lambda scene: tar(("disk.raw", disk()), dialect=tarfile.PAX_FORMAT, pax={"size": "-1"}), ""),
+         lambda scene: tar(("disk.raw", disk()), dialect=tarfile.PAX_FORMAT, pax={"size": "-1"}), "has the size '-1'"),
     Case("tar-pax-length", "has an extended header of 8 GiB", lambda scene: with_field(
         tar(("x", bytes(512)), type=tarfile.XHDTYPE), 124, b"77777777777\0"), "extended header"),
+    Case("tar-long-name-length", "has a GNU long name of 8 GiB", lambda scene: with_field(
+        tar(("x", bytes(512)), type=tarfile.GNUTYPE_LONGNAME), 124, b"77777777777\0"), "extended header"),
+    Case("tar-long-link-length", "has a GNU long link of 8 GiB", lambda scene: with_field(
+        tar(("x", bytes(512)), type=tarfile.GNUTYPE_LONGLINK), 124, b"77777777777\0"), "extended header"),
+    Case("tar-pax-record", "has a record that is longer than its header", lambda scene: with_field(
+        tar(("x", b"99999999 path=a\n")), 156, b"x")[:1024] + tar(("disk.raw", disk())),
+         "extended header of the tar archive cannot be read"),
+    Case("tar-pax-global", "renames all members with a global header", lambda scene: with_field(
+        tar(("x", b"16 path=../../x\n")), 156, b"g")[:1024] + tar(("disk.raw", disk())), "global header"),
     Case("tar-pax-many", "has a thousand extended headers in front of one member",
          lambda scene: with_field(tar(("x", b"")), 156, b"x")[:512] * 1000 + tar(("disk.raw", disk())),
          "extended headers", "CVE-2024-6232"),
@@ -250,6 +290,10 @@ LIES = (
     Case("zip-name-differs", "has another name in its directory", zip_with(overwrite_entry(46, b"D")), "directory"),
     Case("zip-encrypted", "waits for a password", zip_with(overwrite(6, b"\1\0")), "encrypted"),
     Case("zip-method", "needs a method that nobody has", zip_with(overwrite(8, b"\x63\0")), "method 99"),
+    Case("zip-members", "is a zip of two thousand members",
+         lambda scene: zipped(*((f"{n}.txt", b"") for n in range(2000))), "more than 1000 members"),
+    Case("zip-extra-huge", "says that its extra field goes on behind its end",
+         zip_with(overwrite(28, b"\xff\xff")), "truncated"),
     Case("zip-cut", "is a zip that ends too early", lambda scene: zipped(("disk.raw", disk()))[:600], "truncated"),
     Case("zip-without-directory", "lacks the directory that says what its members are",
          zip_with(lambda archive, entry, end: archive.__delitem__(slice(entry, None))), "truncated"),
@@ -265,12 +309,33 @@ BOMBS = (
          lambda scene: COMPRESSIONS["zst"](bytes(64 * MIB)), HARMLESS),
     Case("zip-bomb", "is a zip whose one member becomes 256 MiB",
          lambda scene: zipped(("disk.raw", bytes(BOMB))), HARMLESS),
-    Case("xz-dictionary", "has the decompressor allocate 4 GiB", xz_with_dictionary, EITHER),
+    Case("bzip2-bomb", "is a KiB that becomes 256 MiB", lambda scene: bz2.compress(bytes(BOMB)), HARMLESS),
+    Case("lz4-bomb", "is a MiB that becomes 256 MiB", lambda scene: lz4.frame.compress(bytes(BOMB)), HARMLESS),
+    Case("xz-bomb-over-the-ceiling", "is some KiB that become more than the administrator allows", xz_zeros,
+         "max_virtual_size", settings={"max_virtual_size": "64M"}),
+    Case("zip-bomb-over-the-ceiling", "has a member larger than the administrator allows",
+         lambda scene: zipped(("disk.raw", bytes(BOMB))), "max_virtual_size", settings={"max_virtual_size": "64M"}),
+    Case("tar-bomb-over-the-ceiling", "has a compressed member larger than the administrator allows",
+         lambda scene: tar(("disk.raw.gz", gzip_zeros(BOMB))), "max_virtual_size",
+         settings={"max_virtual_size": "64M"}),
+    Case("gzip-members", "is fifty thousand empty members, for readers that start anew with each",
+         lambda scene: gzip.compress(b"", 1) * 50_000 + gzip.compress(disk(), 1), HARMLESS),
+    Case("xz-dictionary", "has the decompressor allocate 4 GiB", xz_with_dictionary,
+         "within the memory that is allowed for xz"),
     Case("zstd-window", "has the decompressor allocate a window of 2 TiB",
-         lambda scene: b"\x28\xb5\x2f\xfd\x00\xf8" + b"\x01\0\0" * 10, "damaged"),
+         lambda scene: b"\x28\xb5\x2f\xfd\x00\xf8" + b"\x01\0\0" * 10,
+         "within the memory that is allowed for zstd"),
     Case("gzip-layers", "is compressed again and again",
          lambda scene: layers(disk(), 6), "compressed more than"),
     Case("gzip-cut", "ends before its checksum", lambda scene: gzip.compress(disk())[:-9], "truncated"),
+    Case("bzip2-cut", "ends within a block of bzip2", lambda scene: bz2.compress(disk())[:-9], "truncated"),
+    Case("xz-cut", "ends before the index of xz", lambda scene: lzma.compress(disk(), preset=0)[:-9], "truncated"),
+    Case("zstd-cut", "ends within a frame of zstd", lambda scene: COMPRESSIONS["zst"](disk())[:-9], "truncated"),
+    Case("lz4-cut", "ends within a frame of lz4", lambda scene: COMPRESSIONS["lz4"](disk())[:-9], "truncated"),
+    Case("gzip-checksum", "unpacks to something else than its checksum says",
+         lambda scene: with_byte(gzip.compress(disk()), -6), "gzip data cannot be decompressed"),
+    Case("xz-checksum", "unpacks to something else than the checksum of xz says",
+         lambda scene: with_byte(lzma.compress(disk(), preset=0, check=lzma.CHECK_CRC32), -40), "damaged"),
     Case("gzip-trailer", "goes on with something else behind its data",
          lambda scene: gzip.compress(disk()) + b"#!/bin/sh\n" * 100, "follows"),
     Case("gzip-name", "carries the name of a file of the host", (
@@ -278,6 +343,9 @@ BOMBS = (
         + gzip.compress(disk(), mtime=0)[10:]), HARMLESS),
     Case("tar-in-tar", "is an archive in an archive", lambda scene: tar(("in.tar", tar(("disk.raw", disk())))),
          "archive"),
+    Case("zip-in-zip", "is a zip in a zip", lambda scene: zipped(("in.zip", zipped(("disk.raw", disk())))), "archive"),
+    Case("ova-in-gzip-in-zip", "is an appliance, compressed, in an archive",
+         lambda scene: zipped(("box.ova.gz", gzip.compress(ova()(scene)))), "archive"),
     Case("tar-of-bombs", "is a tar of four compressed disks, each a bomb",
          lambda scene: tar(*((f"disk{n}.raw.gz", gzip_zeros(64 * MIB)) for n in range(4))), "4 disks"),
 )  # fmt: skip
@@ -290,25 +358,43 @@ APPLIANCES = (
     Case("ova-href-percent", "hides dots and slashes in percent-encoding", ova("%2e%2e%2f%2e%2e%2fetc%2fpasswd"),
          "not a file beside"),
     Case("ova-entity-file", "reads a file of the host into its text",
-         ova("&x;", head='<!DOCTYPE a [<!ENTITY x SYSTEM "file://{canary}">]>'), "", "OSSA-2013-004"),
+         ova("&x;", head='<!DOCTYPE a [<!ENTITY x SYSTEM "file://{canary}">]>'), "the OVF descriptor", "OSSA-2013-004"),
     Case("ova-entity-parameter", "sends a file of the host to a server",
-         ova(head='<!DOCTYPE a [<!ENTITY % x SYSTEM "http://127.0.0.1:9/x.dtd"> %x;]>'), "", "OSSA-2013-004"),
-    Case("ova-billion-laughs", "unfolds to gigabytes", ova("&e9;", head=billion_laughs()), "", "OSSA-2013-004"),
+         ova(head='<!DOCTYPE a [<!ENTITY % x SYSTEM "http://127.0.0.1:9/x.dtd"> %x;]>'), "DOCTYPE", "OSSA-2013-004"),
+    Case("ova-billion-laughs", "unfolds to gigabytes", ova("&e9;", head=billion_laughs()), "the OVF descriptor",
+         "OSSA-2013-004"),
     Case("ova-depth", "nests a hundred thousand elements", lambda scene: tar(
         ("box.ovf", b"<Envelope>" + b"<a>" * 100_000 + b"</a>" * 100_000 + b"</Envelope>"), ("disk.raw", disk())),
         "not well-formed"),
-    Case("ova-xinclude", "includes a file of the host in its description", ova(more='><xi:include xmlns:xi="http://www.w3.org/2001/'
+    Case("ova-xinclude", "includes a file of the host in its description",
+         ova(more='><xi:include xmlns:xi="http://www.w3.org/2001/'
          'XInclude" href="file://{canary}" parse="text"/></Disk><Disk ovf:diskId="e"'), HARMLESS),
     Case("ova-large-description", "has a description of 16 MiB", lambda scene: tar(
         ("box.ovf", b" " * 16 * MIB), ("disk.raw", disk())), "larger than"),
     Case("ova-parent", "has a disk on top of another one", ova(more=' ovf:parentRef="e"'),
          "only the changes to another disk"),
     Case("ova-capacity", "claims a capacity beyond all numbers", ova(capacity="9" * 18, more=" ovf:capacityAllocation"
-         'Units="byte * 2^90"'), "", "CVE-2013-2096"),
+         'Units="byte * 2^90"'), "the capacity of disk", "CVE-2013-2096"),
     Case("ova-two-descriptions", "has two descriptions, one for each reader", lambda scene: tar(
         ("a.ovf", ENVELOPE.format(href="a", capacity=1, more="").encode()),
         ("b.ovf", ENVELOPE.format(href="b", capacity=1, more="").encode()), ("a", disk()), ("b", disk())),
         "more than one .ovf"),
+    Case("ova-disks", "has ten thousand disks of one file in its description", lambda scene: tar(
+        ("box.ovf", ENVELOPE.format(href="f", capacity=1, more="").replace(
+            "</DiskSection>", "".join(f'<Disk ovf:diskId="d{n}" ovf:fileRef="f" ovf:capacity="1"/>'
+                                      for n in range(10_000)) + "</DiskSection>").encode()), ("f", disk())),
+         HARMLESS),
+    Case("ova-attributes", "has an element of fifty thousand attributes", lambda scene: tar(
+        ("box.ovf", ENVELOPE.format(href="f", capacity=MIB, more="".join(
+            f' a{n}="1"' for n in range(50_000))).encode()), ("f", disk())), HARMLESS),
+    Case("ova-href-line-break", "has a line break and a command in the name of its disk",
+         ova("disk.vmdk&#10;ERROR: $(touch x)"), "not a file beside"),
+    Case("ova-manifest-twice", "has two manifests, one for each reader", lambda scene: tar(
+        ("a.mf", b""), ("b.mf", b""), ("disk.raw", disk())), "more than one manifest"),
+    Case("ova-manifest-large", "has a manifest of 16 MiB", lambda scene: tar(
+        ("box.mf", b"\n" * 16 * MIB), ("disk.raw", disk())), "larger than"),
+    Case("ova-manifest-garbage", "has a manifest that is no text", manifest("\0\x7f=\n" * 100),
+         "line 1 of the manifest"),
     Case("ova-manifest-wrong", "was changed after its manifest was written",
          manifest("SHA256(disk.vmdk)= " + "0" * 64 + "\n"), "digest"),
     Case("ova-manifest-path", "has a digest of a file of the host compared",
@@ -321,15 +407,23 @@ APPLIANCES = (
     Case("split-scratch-name", "guesses the name of a file of the scratch space", split(
         'RW 64 FLAT "member-2" 0', ("other.raw", disk())), "is missing",
         attributes={"ONECONVERT_DISK": "1"}),
-    Case("split-itself", "is an extent of itself", split('RW 1 FLAT "disk.vmdk" 0'), ""),
+    Case("split-climbing", "has its flat extent above the archive", split('RW 64 FLAT "../member-2" 0'),
+         "not a file beside", "CVE-2022-47951"),
+    Case("split-json", "has a protocol name for an extent of a set", split('RW 64 FLAT "json:{}" 0'),
+         "not a file beside", "CVE-2022-47951"),
+    Case("split-extents", "has a hundred thousand extents, for readers that open each", lambda scene: split(
+        "RW 1 FLAT \"f\" 0\n" * 50_000, ("f", disk()))(scene), "too large for a VMDK descriptor"),
+    Case("split-parent", "is completed from a parent", lambda scene: tar(("disk.vmdk", vmdk_descriptor(
+        "monolithicFlat", 'RW 2048 FLAT "f" 0', f'parentFileNameHint="{scene.canary}"')), ("f", disk())), "its parent"),
+    Case("split-itself", "is an extent of itself", split('RW 1 FLAT "disk.vmdk" 0'), "without a disk image"),
     Case("split-extent-short", "has an extent that is larger on paper", split(
         'RW 64000 FLAT "f" 0', ("f", disk())), "truncated"),
     Case("split-offset-huge", "reads far behind the end of its extent", split(
-        'RW 64 FLAT "f" 9999999999999999999', ("f", disk())), ""),
+        'RW 64 FLAT "f" 9999999999999999999', ("f", disk())), "has the extent line"),
     Case("split-sparse-is-descriptor", "has a descriptor for a sparse extent, which names a file of the host",
          lambda scene: split('RW 64 SPARSE "f"', ("f", b"\0" * 512 + vmdk_descriptor(
              "monolithicFlat", f'RW 64 FLAT "{scene.canary}" 0').ljust(2048, b"\0")), kind="twoGbMaxExtentSparse")(
-             scene), "", "CVE-2022-47951"),
+             scene), "not a sparse VMDK extent", "CVE-2022-47951"),
     Case("split-flat-is-qcow2", "has a flat extent that is a qcow2 with a backing file",
          lambda scene: split('RW 2048 FLAT "f" 0', ("f", backed("{canary}")(scene).ljust(MIB, b"\0")))(scene),
          "itself a qcow2", "CVE-2024-40767"),

@@ -41,8 +41,9 @@ class Case:
     """One hostile input.
 
     ``build`` makes what the class of the case is about: the bytes of an image or an archive, a document, the behaviour
-    of a server. ``words`` are in the refusal, or it is HARMLESS or EITHER. ``driver`` is the DRIVER of the datastore:
-    raw has everything converted but raw. ``seconds`` and the sizes in bytes are what it may use; ``bug`` says what the
+    of a server. ``words`` are in the refusal, or it is HARMLESS, or EITHER, and then ``differs`` says between what.
+    ``driver`` is the DRIVER of the datastore: raw has everything converted but raw. ``seconds`` and the sizes in bytes
+    are what it may use; a refusal takes 55 MiB of memory, 100 where the document is large. ``bug`` says what the
     product does instead.
     """
 
@@ -51,12 +52,13 @@ class Case:
     build: Callable[[Scene], Any]
     words: str
     reference: str = ""
+    differs: str = ""
     driver: str | None = "raw"
     attributes: Mapping[str, object] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
     seconds: float = 20.0
-    memory: int = 400 * MIB
-    scratch: int = 64 * MIB
+    memory: int = 160 * MIB
+    scratch: int = 16 * MIB
     bug: str = ""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -19,6 +20,8 @@ from rig.messages import App, Datastore
 SHELLS = ("'; touch {spoils}; '", '"; touch {spoils}; "', "$(touch {spoils})", "`touch {spoils}`", "| touch {spoils}")
 NOT_ALLOWED = "not allowed"
 NOT_XML = "not well-formed"
+NO_CHECKSUM = "is not a checksum"
+NO_FILE = "neither a regular file"
 
 
 def plain(scene: Scene, path: str = "", store: Datastore | None = None, **attributes: object) -> str:
@@ -40,6 +43,11 @@ def path(text: str) -> Callable[[Scene], str]:
 
 def attribute(name: str, text: str) -> Callable[[Scene], str]:
     return lambda scene: plain(scene, **{name: filled(text, scene)})
+
+
+def of_type(kind: int, place: str, **attributes: object) -> Callable[[Scene], str]:
+    """A document for an image of another type."""
+    return lambda scene: plain(scene, place, **attributes).replace("<TYPE>0</TYPE>", f"<TYPE>{kind}</TYPE>", 1)
 
 
 def of_datastore(text: str = "", **fields: str) -> Callable[[Scene], str]:
@@ -102,15 +110,34 @@ def of_app(**fields: str) -> Callable[[Scene], str]:
 
 INJECTION = (
     *(Case(f"path-shell-{number}", f"has odd characters in PATH, in the way number {number}",
-           path("/var/tmp/image" + text), "", "CWE-78") for number, text in enumerate(SHELLS[:3], 1)),
+           path("/var/tmp/image" + text), "cannot read /var/tmp/image", "CWE-78")
+      for number, text in enumerate(SHELLS, 1)),
     *(Case(f"url-shell-{number}", f"has a shell run the query of a URL, in the way number {number}",
-           lambda scene, text=text: plain(scene, f"{scene.web.url('qcow2')}?{filled(text, scene)}"), EITHER, "CWE-78")
+           lambda scene, text=text: plain(scene, f"{scene.web.url('qcow2')}?{filled(text, scene)}"), HARMLESS, "CWE-78")
       for number, text in enumerate(SHELLS[1:3], 1)),
+    *(Case(f"image-{name.lower().replace('_', '-')}-shell", f"has a shell run the attribute {name} of the image",
+           lambda scene, name=name: plain(scene, **{name: filled(" ".join(SHELLS), scene)}), words, "CWE-78")
+      for name, words in (("MD5", NO_CHECKSUM), ("SHA1", NO_CHECKSUM), ("SHA256", NO_CHECKSUM),
+                          ("FROM_APP_MD5", NO_CHECKSUM), ("FS", HARMLESS),
+                          ("DRIVER", HARMLESS), ("DEV_PREFIX", HARMLESS), ("FROM_APP", HARMLESS),
+                          ("DESCRIPTION", HARMLESS))),
+    *(Case(f"datastore-{name.lower().replace('_', '-')}-shell", f"has a shell run the attribute {name} of a datastore",
+           lambda scene, name=name: of_datastore(**{name: " ".join(SHELLS)})(scene), words, "CWE-78")
+      for name, words in (("CONVERT", HARMLESS), ("NO_DECOMPRESS", HARMLESS), ("SAFE_DIRS", HARMLESS),
+                          ("RESTRICTED_DIRS", HARMLESS), ("DISK_TYPE", HARMLESS), ("TM_MAD", HARMLESS))),
+    *(Case(f"cdrom-path-{number}", f"has odd characters in the PATH of a CD-ROM, in the way number {number}",
+           lambda scene, text=text: of_type(1, "/var/tmp/image" + filled(text, scene))(scene), "rename the file",
+           "CWE-78") for number, text in enumerate(SHELLS, 1)),
+    Case("cdrom-url-args-shell", "has a shell run what is appended to the URL of a CD-ROM",
+         lambda scene: of_type(1, scene.web.url("qcow2"), URL_ARGS=filled("a'; touch {spoils};'", scene))(scene),
+         "URL_ARGS"),
+    Case("disk-option", "has an option for the wanted disk", attribute("ONECONVERT_DISK", "-o"), HARMLESS),
+    Case("disk-path", "has a file of the host for the wanted disk", attribute("ONECONVERT_DISK", "{canary}"), HARMLESS),
     Case("name-shell", "has a shell run the name of the image", swapped("image_42", "$(touch {spoils})"), HARMLESS),
     Case("url-args-shell", "has a shell run what is appended to the URL", attribute("URL_ARGS", "a'; touch {spoils};'"),
-         EITHER),
+         "404 Not Found"),
     Case("disk-shell", "has a shell run the name of the wanted disk",
-         attribute("ONECONVERT_DISK", "'; touch {spoils}; '"), EITHER),
+         attribute("ONECONVERT_DISK", "'; touch {spoils}; '"), HARMLESS),
     Case("format-option", "has qemu-img take another format for an option", attribute("FORMAT", "raw -o x"), HARMLESS),
     Case("driver-shell", "has the DRIVER of the datastore run by a shell", of_datastore(driver="$(touch {spoils})"),
          "cannot be written"),
@@ -137,24 +164,35 @@ PLACES = (
     Case("path-proc", "names the canary by way of the root of a process", path("/proc/self/root{canary}"),
          NOT_ALLOWED),
     Case("path-environment", "reads the environment of the driver", path("/proc/self/environ"), NOT_ALLOWED),
-    Case("path-zero", "never ends", of_datastore("/dev/zero", safe_dirs="/dev"), ""),
+    Case("path-zero", "never ends", of_datastore("/dev/zero", safe_dirs="/dev"), "neither a regular file"),
     Case("path-fifo", "waits for somebody to write", fifo, "neither a regular file"),
     Case("path-directory", "is a directory", of_datastore("{directory}", safe_dirs="{directory}"),
          "neither a regular file"),
-    Case("path-empty", "names nothing", swapped("<PATH><![CDATA[http:", "<PATH/><X><![CDATA["), "", bug=""),
-    Case("path-option", "is an option to programs", path("--output=/tmp/x"), ""),
-    Case("path-relative", "is relative to who knows what", path("etc/canary"), ""),
+    Case("path-empty", "names nothing", lambda scene: re.sub("<PATH>.*?</PATH>", "<PATH/>", plain(scene)),
+         "has no PATH"),
+    Case("path-fd", "reads a descriptor that the driver happens to hold", path("/proc/self/fd/0"), NO_FILE),
+    Case("path-dev-fd", "reads a descriptor by its device", path("/dev/stdin"), NO_FILE),
+    Case("path-nul", "ends its path early with a NUL", lambda scene: encoded(
+        plain(scene).replace("<PATH><![CDATA[", "<PATH><![CDATA[/var/tmp/x\0")), NOT_XML),
+    Case("path-control", "has an escape sequence in its path", path("/var/tmp/\t\u202e\u2028image"),
+         "cannot read /var/tmp/"),
+    Case("path-long", "has a path of 100,000 characters", path("/var/tmp/" + "x/" * 50_000), "IMAGE/PATH"),
+    Case("path-option", "is an option to programs", path("--output=/tmp/x"), "neither a URL nor an absolute path"),
+    Case("path-relative", "is relative to who knows what", path("etc/canary"), "neither a URL nor an absolute path"),
     Case("url-file", "fetches a file of the host by URL", path("file://{canary}"), "file://", "OSSA-2025-001"),
     Case("url-gopher", "speaks to any server in its own words", path("gopher://127.0.0.1:6379/_FLUSHALL"),
          "gopher://"),
-    Case("url-json", "is a protocol of qemu", path('json:{"driver":"file","filename":"{canary}"}'), ""),
+    Case("url-json", "is a protocol of qemu", path('json:{"driver":"file","filename":"{canary}"}'),
+         "neither a URL nor an absolute path"),
     Case("url-line-break", "sends headers of its own to the server",
-         lambda scene: plain(scene, scene.web.url("qcow2") + " HTTP/1.1\r\nX-Evil: 1\r\n\r\n"), "", "CVE-2019-9740"),
-    Case("url-brackets", "has a host that parsers disagree about", path("http://[::1%25lo]@127.0.0.1]/x"), ""),
+         lambda scene: plain(scene, scene.web.url("qcow2") + " HTTP/1.1\r\nX-Evil: 1\r\n\r\n"), "404 Not Found",
+         "CVE-2019-9740"),
+    Case("url-brackets", "has a host that parsers disagree about", path("http://[::1%25lo]@127.0.0.1]/x"),
+         "URL is not valid"),
     Case("url-ssh-option", "has a host that ssh takes for an option, which runs a command",
-         path("ssh://-oProxyCommand=touch%20{spoils}/x"), "", "CVE-2017-1000117"),
+         path("ssh://-oProxyCommand=touch%20{spoils}/x"), "ssh:// location", "CVE-2017-1000117"),
     Case("url-ssh-option-plain", "has a host with a command in it",
-         path("ssh://-oProxyCommand=touch${IFS}{spoils}:/x"), "", "CVE-2017-12426"),
+         path("ssh://-oProxyCommand=touch${IFS}{spoils}:/x"), "ssh:// location", "CVE-2017-12426"),
     Case("url-s3-without-keys", "uses the keys of the host to read somebody's bucket", path("s3://bucket/key"),
          "ACCESS_KEY_ID", settings={"connect_timeout": 2}),
 )  # fmt: skip
@@ -163,10 +201,10 @@ DOCUMENTS = (
     Case("base64-garbage", "is no base64", lambda scene: b"\xff\xfe\x00 garbage" * 100, "not base64"),
     Case("base64-other-alphabet", "is base64 of another alphabet",
          lambda scene: encoded(b"\xfb\xff\xfe" * 30).replace(b"+", b"-").replace(b"/", b"_"), "not base64"),
-    Case("base64-cut", "ends within a group", lambda scene: encoded(plain(scene)).rstrip(b"=")[:-3], ""),
+    Case("base64-cut", "ends within a group", lambda scene: encoded(plain(scene))[:-3], "not base64"),
     Case("base64-nul", "has NULs between its letters",
          lambda scene: encoded(plain(scene)).replace(b"A", b"A\0"), "not base64"),
-    Case("xml-nothing", "is nothing", lambda scene: b"", NOT_XML),
+    Case("xml-nothing", "is nothing", lambda scene: b"", "sent no document"),
     Case("xml-nul", "has a NUL in a field", swapped("image_42", "image\0_42"), NOT_XML),
     Case("xml-cdata-end", "ends the protection of a field by itself",
          attribute("NOTE", "]]></NOTE></TEMPLATE><PATH>/etc/passwd</PATH>"), NOT_XML),
@@ -176,7 +214,7 @@ DOCUMENTS = (
          "OSSA-2013-004"),
     Case("xml-external-subset", "fetches its document type from a server", lambda scene:
          f'<!DOCTYPE a SYSTEM "{scene.web.url("evil.dtd")}">' + plain(scene), "DOCTYPE", "OSSA-2013-004"),
-    Case("xml-billion-laughs", "unfolds to gigabytes of laughter", laughs, "", "CVE-2003-1564"),
+    Case("xml-billion-laughs", "unfolds to gigabytes of laughter", laughs, "the document from oned", "CVE-2003-1564"),
     Case("xml-depth", "nests a hundred thousand elements in the template", swapped(
         "<TEMPLATE>", "<TEMPLATE>" + "<a>" * 100_000 + "</a>" * 100_000), NOT_XML),
     Case("xml-attributes", "has an element of ten thousand attributes", swapped(
@@ -189,13 +227,19 @@ DOCUMENTS = (
     Case("xml-path-twice", "has two paths, for readers that take the first or the last",
          swapped("<PATH>", "<PATH><![CDATA[{canary}]]></PATH><PATH>"), NOT_ALLOWED),
     Case("xml-utf-16", "is in an encoding that base64 readers do not expect",
-         lambda scene: encoded(plain(scene).encode("utf-16")), EITHER),
+         lambda scene: encoded(plain(scene).encode("utf-16")), HARMLESS),
     Case("xml-encoding-unknown", "claims an encoding that does not exist",
-         lambda scene: '<?xml version="1.0" encoding="utf-7"?>' + plain(scene), EITHER),
+         lambda scene: '<?xml version="1.0" encoding="utf-7"?>' + plain(scene), EITHER,
+         differs="libxml2 knows UTF-7 where it was built with iconv"),
     Case("xml-surrogates", "has half a character", lambda scene: encoded(
          plain(scene).encode().replace(b"image_42", b"\xed\xa0\x80")), NOT_XML),
+    Case("base64-line-breaks", "is base64 of one letter a line", lambda scene: b"\n".join(
+        encoded(plain(scene))[n : n + 1] for n in range(len(encoded(plain(scene))))), HARMLESS),
+    Case("xml-bytes-behind", "goes on behind its end", lambda scene: plain(scene) + "<IMAGE/>", NOT_XML),
+    Case("xml-namespace", "hides its elements in a namespace", swapped(
+        "<DS_DRIVER_ACTION_DATA>", '<DS_DRIVER_ACTION_DATA xmlns="http://example.org/">'), "DS_DRIVER_ACTION_DATA"),
     Case("xml-one-mib", "is 1 MiB of description, more than fits on a command line",
-         attribute("DESCRIPTION", "a long story " * 80_000), EITHER),
+         attribute("DESCRIPTION", "a long story " * 80_000), HARMLESS),
     Case("xml-text-of-twelve-mib", "has one field of 12 MiB", attribute("DESCRIPTION", "x" * (12 << 20)), NOT_XML),
     Case("xml-many-images", "has a hundred thousand images in its datastore", lambda scene: plain(
         scene, "", replace(scene.store, images=tuple(range(100_000)))), HARMLESS),

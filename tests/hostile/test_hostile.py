@@ -6,7 +6,9 @@ A canary is planted in the front-end; its bytes must be in nothing that an actio
 from __future__ import annotations
 
 import itertools
+import os
 import secrets
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,12 +21,14 @@ from hostile.messages import MESSAGES
 from hostile.transports import TRANSPORTS
 from rig.crafted import qemu_img
 from rig.front_end import FrontEnd, messages
-from rig.images import SIZE_MB, Images
+from rig.images import MIB, SIZE_MB, Images
 from rig.messages import Datastore
 from rig.web import Web
 
 CASES = (*IMAGES, *ARCHIVES, *MESSAGES, *TRANSPORTS)
-FEWEST = 60
+STRICT = (*IMAGES, *ARCHIVES, *MESSAGES)
+"""Those whose refusals are read as a user reads them."""
+FEWEST = 400
 CANARY_SIZE = 64 * 1024
 
 
@@ -77,10 +81,56 @@ def test_hostile_transports(front_end: FrontEnd, canary: bytes, scene: Scene, ca
     run(front_end, canary, scene, case, document(case, scene))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+def test_an_image_larger_than_the_datastore_leaves_no_trace(
+    front_end: FrontEnd, images: Images, web: Web, tmp_path: Path
+) -> None:
+    store = front_end.datastore("raw")
+    raw, name = tmp_path / "raw", "larger-than-the-datastore"
+    with raw.open("wb") as file:
+        file.truncate(SIZE_MB * MIB)
+        file.write(b"x" * 16 * MIB)
+    qemu_img("convert", "-c", "-f", "raw", "-O", "qcow2", raw, tmp_path / name)
+    web.pages[name] = send((tmp_path / name).read_bytes())
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", store.base_path]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        outcome = observe(front_end, messages().cp(42, web.url(name), 64, store), store, 20)
+        assert_refused(outcome, "No space left on device")
+        assert front_end.left_in(store) == []
+    finally:
+        subprocess.run(["umount", store.base_path], check=True)
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_something_in_the_place_of_the_scratch_space(front_end: FrontEnd, web: Web, tmp_path: Path, kind: str) -> None:
+    """Nothing is written through a link, and nothing is removed that is not ours."""
+    store = front_end.datastore("raw")
+    place, elsewhere = Path(store.base_path) / ".oneconvert", tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    (elsewhere / "kept").write_text("kept")
+    if kind == "link":
+        place.symlink_to(elsewhere)
+    else:
+        place.write_text("kept")
+    outcome = observe(front_end, messages().cp(42, web.url("qcow2"), SIZE_MB, store), store, 20)
+    assert_refused(outcome, "scratch_dir")
+    assert [path.name for path in elsewhere.iterdir()] == ["kept"]
+    assert front_end.left_in(store) == [".oneconvert"]
+    assert place.is_symlink() == (kind == "link")
+
+
 def test_the_cases_are_many_and_distinct() -> None:
     assert len(CASES) >= FEWEST
     assert len({case.id for case in CASES}) == len(CASES)
     assert len({case.why for case in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize("case", STRICT, ids=lambda case: case.id)
+def test_every_case_says_what_is_expected(case: Case) -> None:
+    assert case.words
+    assert bool(case.differs) == (case.words == EITHER)
 
 
 def document(case: Case, scene: Scene) -> str:

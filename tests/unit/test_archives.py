@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import inflate64
 import pytest
 
 from oneconvert.errors import ImageRefusedError, TransferError
@@ -31,6 +32,7 @@ FILES = {
     "exact": b"x" * 1024,
     "._appliance.ovf": b"mac",
 }
+SEVEN_ZIP = shutil.which("7zz") or shutil.which("7z")
 STEPS = (1, 7, 511, 512, 513, 65536, MIB)
 
 
@@ -545,9 +547,7 @@ def test_encrypted_members(flag: int) -> None:
     assert "'appliance.ovf' is encrypted" in refused(archive)
 
 
-@pytest.mark.parametrize(
-    ("method", "word"), [(9, "Deflate64"), (14, "LZMA"), (93, "Zstandard"), (95, "XZ"), (1, "method 1")]
-)
+@pytest.mark.parametrize(("method", "word"), [(14, "LZMA"), (93, "Zstandard"), (95, "XZ"), (1, "method 1")])
 def test_other_methods(method: int, word: str) -> None:
     assert f"compressed with {word}" in refused(bent(zipped(), (8, struct.pack("<H", method))))
 
@@ -582,6 +582,91 @@ def test_every_form_of_data_descriptor(signature: bytes, wide: bool) -> None:
         assert read(archive, step) == {"disk": NOISE}
     wrong = entry(b"disk", NOISE, signature, wide, zlib.compress(NOISE[:-1])[2:-4])
     assert "has not the size and checksum" in refused(wrong + archive[len(local) :])
+
+
+def deflate64(data: bytes) -> bytes:
+    compressor = inflate64.Deflater()
+    return bytes(compressor.deflate(data) + compressor.flush())
+
+
+def zipped64(data: bytes, packed: bytes, claimed: int | None = None, flags: int = 0) -> bytes:
+    """An archive of one member, "disk", whose compressed data is ``packed``, of ``claimed`` bytes."""
+    length = len(packed) if claimed is None else claimed
+    numbers = struct.pack("<III", zlib.crc32(data), length, len(data))
+    local = struct.pack("<4sHHHI", b"PK\3\4", 21, flags, 9, 0) + numbers + struct.pack("<HH", 4, 0) + b"disk" + packed
+    central = struct.pack("<4sHHHHI", b"PK\1\2", 21, 21, flags, 9, 0) + numbers
+    central += struct.pack("<HHHHHII", 4, 0, 0, 0, 0, 0, 0) + b"disk"
+    return local + central + struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 1, 1, len(central), len(local), 0)
+
+
+@pytest.mark.skipif(SEVEN_ZIP is None, reason="needs 7-Zip")
+@pytest.mark.parametrize("step", STEPS)
+def test_deflate64_as_7_zip_makes_it(tmp_path: Path, step: int) -> None:
+    """Windows takes this method for files of more than 2 GiB."""
+    assert SEVEN_ZIP is not None
+    files = {"disk": NOISE + bytes(300_000) + NOISE, "empty": b"", "text": b"again and again " * 20_000}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    command = [SEVEN_ZIP, "a", "-tzip", "-mm=Deflate64", "disk.zip", *files]
+    subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    archive = (tmp_path / "disk.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "disk.zip") as listed:
+        assert 9 in {each.compress_type for each in listed.infolist()}
+    assert read(archive, step) == files
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("content", [b"", b"x", NOISE, NOISE + bytes(5 * MIB) + NOISE], ids=len)
+def test_deflate64_in_chunks_of_any_size(content: bytes, step: int) -> None:
+    archive = zipped64(content, deflate64(content))
+    assert read(archive, max(step, len(archive) // 1000)) == {"disk": content}
+
+
+def test_damage_in_deflate64() -> None:
+    content = NOISE + bytes(100_000)
+    packed = deflate64(content)
+    wrong = {
+        "more behind its end": packed + b"more",
+        "one byte behind its end": packed + b"\0",
+        "no end": packed[:-1],
+        "no beginning": packed[500:],
+        "another content": deflate64(NOISE),
+        "nothing": b"",
+        "garbage": b"\xff" * 5000,
+    }
+    for what, data in wrong.items():
+        assert "damaged" in refused(zipped64(content, data)), what
+    archive = zipped64(content, packed)
+    for length in range(40, len(archive) - 1, 997):
+        assert "truncated" in refused(archive[:length])
+
+
+def test_deflate64_behind_which_its_size_is_told() -> None:
+    """A header may say that a descriptor follows and have the sizes all the same."""
+    packed = deflate64(NOISE)
+    descriptor = b"PK\7\x08" + struct.pack("<III", zlib.crc32(NOISE), len(packed), len(NOISE))
+    archive = zipped64(NOISE, packed, flags=8)
+    at = archive.index(b"PK\1\2")
+    end = archive.index(b"PK\5\6")
+    directory_start = struct.pack("<I", at + len(descriptor))
+    assert read(bent(archive[:at] + descriptor + archive[at:], (end + len(descriptor) + 16, directory_start))) == {
+        "disk": NOISE
+    }
+    assert "Deflate64 without its size" in refused(zipped64(NOISE, packed, 0, flags=8))
+
+
+def test_memory_is_bounded_for_deflate64() -> None:
+    """Neither a bomb nor a long member of noise is held."""
+    bomb, long = zipped64(bytes(256 * MIB), deflate64(bytes(256 * MIB))), random.Random(4).randbytes(48 * MIB)
+    archives = (bomb, 256 * MIB), (zipped64(long, deflate64(long)), len(long))
+    del long
+    for archive, size in archives:
+        tracemalloc.start()
+        came = sum(len(piece) for member in members(chunks(archive), "zip", "bomb.zip") for piece in member)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert came == size
+        assert peak < 40 * MIB
 
 
 def test_a_zip_bomb_ends_where_its_header_says() -> None:

@@ -21,8 +21,9 @@ FROM_THE_END = (1, 12, 100, 511, 512, 513, 700, 1024, 1536, 2000, 4096, 13_000, 
 FRACTIONS = (0.02, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 0.95)
 
 SNAPSHOT = "qcow2-snapshot"
+BITMAP = "qcow2-bitmap"
 VMWARE_STREAM = "vmdk-vmware-stream"
-WHOLE = (*images.KINDS, SNAPSHOT, VMWARE_STREAM)
+WHOLE = (*images.KINDS, SNAPSHOT, BITMAP, VMWARE_STREAM)
 DETECTABLE = [kind for kind in WHOLE if not kind.startswith("vhd-fixed")]
 """A fixed VHD without its end is a raw disk; only the length that the source announces can tell."""
 
@@ -37,6 +38,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made[SNAPSHOT] = directory / f"{SNAPSHOT}.img"
     made[SNAPSHOT].write_bytes(made["qcow2"].read_bytes())
     images.qemu_img("snapshot", "-c", "before", made[SNAPSHOT])
+    made[BITMAP] = directory / f"{BITMAP}.img"
+    made[BITMAP].write_bytes(made["qcow2"].read_bytes())
+    images.qemu_img("bitmap", "--add", made[BITMAP], "changes")
     made[VMWARE_STREAM] = directory / f"{VMWARE_STREAM}.img"
     made[VMWARE_STREAM].write_bytes(images.vmware_stream(images.disk()))
     return made

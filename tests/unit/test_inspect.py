@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import random
 import struct
 import sys
@@ -16,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from oneconvert.errors import ImageRefusedError
+from oneconvert.errors import CommandError, ImageRefusedError
 from oneconvert.images import qemu_img
 from oneconvert.images.format import ImageFormat
-from oneconvert.images.inspect import StreamInspector
+from oneconvert.images.inspect import Inspection, StreamInspector, image_inside
 from rig import crafted as images
 from rig.crafted import MIB, be32, be64, inspect, le32, le64, patched
 
@@ -128,7 +129,8 @@ class TestAccepted:
     @pytest.mark.parametrize("version", [1, 2])
     def test_luks_is_as_long_as_its_file(self, version: int, luks: bytes, tmp_path: Path) -> None:
         path = tmp_path / "luks.img"
-        image = patched(luks, (6, struct.pack(">H", version)))
+        # Version 2 has the length of its header where version 1 has the name of a cipher.
+        image = patched(luks, (6, struct.pack(">H", version)), *([(8, be64(16384))] if version == 2 else []))
         path.write_bytes(image)
         inspection = inspect(image)
         assert (inspection.format, inspection.virtual_size) == (ImageFormat.LUKS, len(image))
@@ -263,8 +265,11 @@ class TestVmdkRefused:
     def test_a_text_descriptor_is_found_however_it_begins(self, text: bytes) -> None:
         assert "only the descriptor" in refusal(text.ljust(2048, b"\0"))
 
-    def test_an_esx_extent_is_refused(self) -> None:
-        assert "COWD" in refusal(b"COWD".ljust(4096, b"\0"))
+    @pytest.mark.parametrize(
+        ("magic", "words"), [(b"COWD", "COWD, vmfsSparse"), (b"\xbe\xba\xfe\xca\0\0\0\0", "seSparse")]
+    )
+    def test_an_esx_extent_is_refused(self, magic: bytes, words: str) -> None:
+        assert words in refusal(magic.ljust(4096, b"\0"))
 
     @pytest.mark.parametrize(
         ("descriptor", "words"),
@@ -357,6 +362,7 @@ class TestVhdRefused:
 class TestVhdxRefused:
     FILE_PARAMETERS = "caa16737-fa36-4d43-b3b6-33f0aa44e76b"
     DISK_SIZE = "2fa54224-cd1b-4876-b211-5dbed83bf4b8"
+    LOGICAL_SECTOR = "8141bf1d-a96f-4709-ba47-f233a8faab5f"
 
     def test_a_parent_is_refused(self, made: dict[str, bytes]) -> None:
         _, item = images.vhdx_item(made["vhdx"], self.FILE_PARAMETERS)
@@ -401,6 +407,10 @@ class TestVhdxRefused:
     def test_an_impossible_size_is_refused(self, size: int, made: dict[str, bytes]) -> None:
         _, item = images.vhdx_item(made["vhdx"], self.DISK_SIZE)
         assert "claims a size" in refusal(patched(made["vhdx"], (item, le64(size))))
+
+    def test_sectors_that_qemu_does_not_have_are_refused(self, made: dict[str, bytes]) -> None:
+        _, item = images.vhdx_item(made["vhdx"], self.LOGICAL_SECTOR)
+        assert "LogicalSectorSizeBytes 512" in refusal(patched(made["vhdx"], (item, le32(4096))))
 
     def test_an_item_named_twice_is_refused(self, made: dict[str, bytes]) -> None:
         image = made["vhdx"]
@@ -451,6 +461,7 @@ class TestNeverADisk:
             (lzma.compress(b"disk"), "compressed with xz"),
             (b"\x28\xb5\x2f\xfd" + bytes(100), "compressed with zstd"),
             (b"\x04\x22\x4d\x18" + bytes(100), "compressed with lz4"),
+            (b"\x02\x21\x4c\x18" + bytes(100), "compressed with the legacy format of lz4"),
             (_zip(), "a zip archive"),
             (_tar(), "a tar (or OVA) archive"),
             (b"7z\xbc\xaf\x27\x1c" + bytes(600), "a 7z archive"),
@@ -566,3 +577,71 @@ class TestRobust:
 @pytest.mark.timeout(20)
 def test_a_page_of_many_comments_takes_no_time() -> None:
     assert inspect(b"<!---->" * 73 + bytes(8192)).format is ImageFormat.RAW
+
+
+class TestContent:
+    """What a raw disk is to a reader that looks for images in it."""
+
+    @pytest.mark.parametrize("kind", images.KINDS)
+    def test_an_image_is_found_by_its_two_ends(self, kind: str, made: dict[str, bytes], tmp_path: Path) -> None:
+        path = tmp_path / "raw"
+        path.write_bytes(made[kind])
+        found = image_inside(path)
+        assert found.startswith(("a ", "a fixed", "a dynamic"))
+        # Whatever is in between is not read.
+        path.write_bytes(made[kind][: 64 * 1024])
+        with path.open("r+b") as file:
+            file.truncate(1 << 40)
+            file.seek(-512, os.SEEK_END)
+            file.write(made[kind][-512:])
+        assert image_inside(path) == found
+
+    def test_a_descriptor_is_found(self, tmp_path: Path) -> None:
+        path = tmp_path / "raw"
+        path.write_bytes(images.vmdk_descriptor("monolithicFlat").ljust(MIB, b"\0"))
+        assert image_inside(path) == "a VMDK descriptor"
+
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"\0", images.disk(), images.iso(), b"LUKS\xba\xbe\0\1".ljust(MIB, b"\0"), gzip.compress(bytes(MIB))],
+        ids=["nothing", "a byte", "partitions", "iso", "luks", "gzip"],
+    )
+    def test_a_plain_disk_has_none(self, content: bytes, tmp_path: Path) -> None:
+        path = tmp_path / "raw"
+        path.write_bytes(content)
+        assert image_inside(path) == ""
+
+
+class TestQemuImg:
+    """As if the inspection were not there: what qemu-img meets, it must not reach, and must not tell about."""
+
+    @pytest.fixture
+    def secret(self, tmp_path: Path) -> Path:
+        path = tmp_path / "secret"
+        path.write_bytes(b"canary!!" * 8192)
+        return path
+
+    @pytest.fixture
+    def job(self, tmp_path: Path) -> Path:
+        path = tmp_path / "job"
+        path.mkdir()
+        return path
+
+    @pytest.mark.parametrize("there", [True, False])
+    def test_a_backing_file_is_neither_read_nor_told_about(self, there: bool, job: Path, secret: Path) -> None:
+        if not there:
+            secret.unlink()
+        source, result = job / "source", job / "result"
+        images.qemu_img("create", "-q", "-f", "qcow2", "-u", "-b", secret, "-F", "raw", source, "64k")
+        found = Inspection(ImageFormat.QCOW2, 64 * 1024, probed_as=ImageFormat.QCOW2)
+        with pytest.raises(CommandError) as caught:
+            qemu_img.convert(source, found, result, ImageFormat.RAW, "disk.img")
+        assert caught.value.sentence == "disk.img cannot be converted to raw: qemu-img: it refers to another file"
+        assert not result.exists() or b"canary" not in result.read_bytes()
+
+    def test_an_extent_is_neither_read_nor_told_about(self, job: Path, secret: Path) -> None:
+        source = job / "source"
+        source.write_bytes(images.vmdk_descriptor("monolithicFlat", f'RW 128 FLAT "{secret}" 0'))
+        with pytest.raises(ImageRefusedError) as caught:
+            qemu_img.probe(source, "disk.img")
+        assert caught.value.sentence == "disk.img cannot be read: qemu-img: it refers to another file"

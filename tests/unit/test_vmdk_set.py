@@ -297,6 +297,31 @@ def test_what_is_no_text() -> None:
     assert refused(bytes(512))
 
 
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [
+        ("windows-1252", "Büro-f001.vmdk"),
+        ("GBK", "虚拟机-f001.vmdk"),
+        ("Shift_JIS", "表-f001.vmdk"),
+        ("UTF-8", "虚-f001.vmdk"),
+    ],
+)
+def test_names_in_the_character_set_of_a_windows(encoding: str, name: str) -> None:
+    descriptor = text(f'RW 8 FLAT "{name}" 0', more=f'encoding="{encoding}"').decode().encode(encoding)
+    assert read_set(descriptor, "x").file_names == (name,)
+
+
+@pytest.mark.parametrize("encoding", ["utf-7", "utf-16", "rot13", "zlib_codec", "unknown"])
+def test_no_other_character_set_is_used(encoding: str) -> None:
+    assert read_set(text('RW 8 FLAT "a+AC8-b.vmdk" 0', more=f'encoding="{encoding}"'), "x").file_names == (
+        "a+AC8-b.vmdk",
+    )
+
+
+def test_what_is_not_in_its_character_set() -> None:
+    assert "not GBK text" in refused(text(more='encoding="GBK"') + b"# \xff")
+
+
 def test_names_are_kept_as_they_are() -> None:
     assert read_set(text('RW 8 FLAT "dïsk (1) $(x)`.vmdk" 0'), "x").file_names == ("dïsk (1) $(x)`.vmdk",)
 

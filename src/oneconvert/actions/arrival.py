@@ -244,7 +244,7 @@ def _disks(contents: Contents, name: str) -> list[str]:
             if not matching:
                 raise ImageRefusedError(f"{name} is incomplete: its disk {disk.file_name!a} is not in it")
             found.append(matching[0])
-        return found
+        return list(dict.fromkeys(found))  # two disks may be of one file
     extents = {_beside(path, file) for path, each in contents.sets.items() for file in each.file_names}
     return [path for path in (*contents.sets, *contents.kept) if path not in extents]
 

@@ -115,7 +115,7 @@ def _convert(arrival: Arrival, target: ImageFormat | None, directory: Path) -> F
     if unchanged and not arrival.extents:
         return FinishedImage(arrival.path, found.format, found.virtual_size)
     result, result_format = directory / "result", target or found.format
-    qemu_img.convert(arrival.path, found, result, result_format)
+    qemu_img.convert(arrival.path, found, result, result_format, arrival.name)
     confirm_result(result, result_format, found.virtual_size, arrival.name)
     for path in (arrival.path, *arrival.extents):
         path.unlink()

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from oneconvert.errors import ImageRefusedError
 from oneconvert.images.format import ImageFormat
-from oneconvert.images.inspect import Inspection
+from oneconvert.images.inspect import AGAIN, Inspection, refused
 from oneconvert.images.inspectors import Refusal
 from oneconvert.images.layout import qcow2, vdi, vhd, vhdx, vmdk
 from oneconvert.images.layout.source import DamagedError, Source, TruncatedError
@@ -27,6 +27,8 @@ LAYOUTS: MappingProxyType[ImageFormat, Callable[[Source], None]] = MappingProxyT
     }
 )
 """Raw and LUKS have no tables: all of the file is the disk."""
+
+LARGEST_FILE = (1 << 63) - 1
 
 
 def check_complete(path: Path, inspection: Inspection, name: str) -> None:
@@ -43,11 +45,15 @@ def check_complete(path: Path, inspection: Inspection, name: str) -> None:
         try:
             layout(Source(file.fileno(), size))
         except TruncatedError as error:
+            if error.needed > LARGEST_FILE:
+                raise ImageRefusedError(
+                    f"{name} is damaged: it points to byte {error.needed}, which no file has; {AGAIN}"
+                ) from error
             raise ImageRefusedError(
                 f"{name} is truncated: it needs {error.needed} bytes, and {size} are there; "
                 "check that it was published whole"
             ) from error
         except DamagedError as error:
-            raise ImageRefusedError(f"{name} is damaged: {error}") from error
+            raise ImageRefusedError(f"{name} is damaged: {error}; {AGAIN}") from error
         except Refusal as error:
-            raise ImageRefusedError(f"{name} {error}") from error
+            raise refused(name, error) from error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from oslo_utils.imageutils.format_inspector import SafetyViolation
 
@@ -13,12 +15,16 @@ from oneconvert.images.inspectors import (
     AROUND_CONTENT,
     CONTENT,
     INSPECTORS,
+    PLAIN_CONTENT,
     Inspector,
     NeverADiskInspector,
     Refusal,
 )
 
 SECTOR = 512
+AGAIN = "export it again and publish that"
+END = 64 * 1024
+"""Bytes at either end of a file in which every image has its magic."""
 SMALLEST_STEP = 64 * 1024
 """Bytes that are gathered before the inspectors look: small chunks would make each of them copy its region anew."""
 
@@ -39,6 +45,32 @@ class Inspection:
     """Options of qemu's block driver without which some versions of it would read another disk."""
     notes: tuple[str, ...] = ()
     """Clauses for the log: "3 internal snapshots are dropped by a conversion"."""
+
+
+def refused(name: str, refusal: Refusal) -> ImageRefusedError:
+    """The refusal as the user reads it; what is damaged can only be made anew."""
+    advice = f"; {AGAIN}" if str(refusal).startswith("is damaged") else ""
+    return ImageRefusedError(f"{name} {refusal}{advice}")
+
+
+def image_inside(path: Path) -> str:
+    """What the raw disk in ``path`` is to a reader that looks for images: "a qcow2 image"; empty for a plain disk.
+
+    Reads no more than its two ends, however large it is.
+    """
+    with path.open("rb", buffering=0) as file:
+        head = file.read(END)
+        file.seek(max(len(head), path.stat().st_size - END))
+        tail = file.read(END)
+    for inspector in (each() for each in INSPECTORS if each not in PLAIN_CONTENT):
+        # What follows the magic is of no interest here, and of the wrong place.
+        with suppress(Exception):
+            inspector.eat_chunk(head)
+            inspector.eat_chunk(tail)
+            inspector.finish()
+        if inspector.format_match:
+            return inspector.LABEL
+    return ""
 
 
 class StreamInspector:
@@ -82,7 +114,7 @@ class StreamInspector:
             if inspector not in self._checked:
                 raise ImageRefusedError(
                     f"{self._name} is truncated: it is {inspector.LABEL}, but ends within its header "
-                    f"after {self._length} bytes"
+                    f"after {self._length} bytes; check that it was published whole"
                 )
             self._check(inspector, at_end=True)
         return self._verdict()
@@ -128,7 +160,7 @@ class StreamInspector:
         around = all(isinstance(kind, AROUND_CONTENT) for kind in kinds)
         if len(kinds) > 1 or (content and not around):
             labels = " and ".join(sorted(inspector.LABEL for inspector in self._found))
-            raise ImageRefusedError(f"{self._name} is ambiguous: it is {labels} at the same time")
+            raise ImageRefusedError(f"{self._name} is ambiguous: it is {labels} at the same time; {AGAIN}")
 
     def _check(self, inspector: Inspector, *, at_end: bool) -> None:
         try:
@@ -138,9 +170,9 @@ class StreamInspector:
 
     def _refused(self, inspector: Inspector, error: Exception) -> ImageRefusedError:
         if isinstance(error, Refusal):
-            return ImageRefusedError(f"{self._name} {error}")
+            return refused(self._name, error)
         return ImageRefusedError(
-            f"{self._name} is damaged: it looks like {inspector.LABEL}, but its header makes no sense"
+            f"{self._name} is damaged: it looks like {inspector.LABEL}, but its header makes no sense; {AGAIN}"
         )
 
     def _verdict(self) -> Inspection:

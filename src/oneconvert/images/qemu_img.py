@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ CONVERT_START = 300  # CPU seconds
 METADATA_SHARE = 50
 METADATA_BASE = 64 * MIB
 
+_PATH = re.compile(r"(?:^|[\s'\"=])/\S")
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "HOME": "/"}
 
 
@@ -52,8 +54,11 @@ def info(image: Path, found: Inspection, name: str) -> ImageInfo:
     return _info([*_format_options(found), _filename(image, found)], image, name)
 
 
-def convert(source: Path, found: Inspection, target: Path, target_format: ImageFormat) -> None:
-    """Convert the whole disk. Raises CommandError; the target may be there in part then."""
+def convert(source: Path, found: Inspection, target: Path, target_format: ImageFormat, name: str = "the image") -> None:
+    """Convert the whole disk, which messages call ``name``.
+
+    Raises CommandError; the target may be there in part then.
+    """
     size = found.virtual_size
     limits = Limits(
         address_space=CONVERT_ADDRESS_SPACE,
@@ -63,7 +68,7 @@ def convert(source: Path, found: Inspection, target: Path, target_format: ImageF
     arguments = ["convert", *_format_options(found), "-O", target_format.value, _filename(source, found), target]
     completed = _qemu_img(arguments, limits, source)
     if completed.status != 0:
-        raise CommandError(_why(completed, source, "the image", target))
+        raise CommandError(f"{name} cannot be converted to {target_format}: {_why(completed, source, target)}")
 
 
 def check(image: Path, image_format: ImageFormat) -> None:
@@ -72,7 +77,7 @@ def check(image: Path, image_format: ImageFormat) -> None:
         return
     completed = _qemu_img(["check", "-f", image_format.value, image], INFO_LIMITS, image)
     if completed.status != 0:
-        raise CommandError(f"the converted image is damaged: {_why(completed, image, 'it')}")
+        raise CommandError(f"the converted image is damaged: {_why(completed, image)}")
 
 
 def _format_options(found: Inspection) -> list[str]:
@@ -93,7 +98,7 @@ def _filename(image: Path, found: Inspection) -> str | Path:
 def _info(opened: list[str | Path], image: Path, name: str) -> ImageInfo:
     completed = _qemu_img(["info", "--output=json", *opened], INFO_LIMITS, image)
     if completed.status != 0:
-        raise ImageRefusedError(f"{name} cannot be read: {_why(completed, image, 'it')}")
+        raise ImageRefusedError(f"{name} cannot be read: {_why(completed, image)}")
     try:
         answer = json.loads(completed.stdout)
         specific = answer.get("format-specific", {}).get("data", {})
@@ -124,7 +129,12 @@ def _qemu_img(arguments: list[str | Path], limits: Limits, image: Path) -> Compl
     return completed
 
 
-def _why(completed: Completed, image: Path, stand_in: str, target: Path | None = None) -> str:
-    """The reason without the paths of the workspace, which mean nothing to the user."""
-    text = completed.explain().replace(str(image), stand_in)
-    return text.replace(str(target), "the converted image") if target else text
+def _why(completed: Completed, image: Path, target: Path | None = None) -> str:
+    """The reason without paths: those of the workspace mean nothing to the user, and what became of another file that
+    an image names would tell a stranger whether it is there.
+    """
+    text = completed.explain().replace(str(image), "it").replace("qemu-img: qemu-img: ", "qemu-img: ")
+    if target:
+        text = text.replace(str(target), "the converted image")
+    text = text.replace("Could not open 'it': ", "")
+    return "qemu-img: it refers to another file" if _PATH.search(text) else text

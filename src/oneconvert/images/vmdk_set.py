@@ -40,6 +40,9 @@ KINDS: MappingProxyType[str, tuple[str, str]] = MappingProxyType(
 EXTENT_KINDS = "FLAT|SPARSE|VMFS|ZERO|VMFSSPARSE|VMFSRDM|VMFSRAW|SESPARSE"
 EXPORT = "export the disk as one monolithicSparse or streamOptimized file, or as an OVA, before publishing it"
 
+# What Workstation calls the character set of the Windows it runs on; names are in it. Else it is UTF-8.
+ENCODINGS = (*(f"windows-125{page}" for page in range(9)), "big5", "euc-jp", "euc-kr", "gb18030", "gbk", "shift_jis")
+_ENCODING = re.compile(rb'^[ \t]*encoding[ \t]*=[ \t]*"([\w-]{1,20})"', re.IGNORECASE | re.MULTILINE)
 _SETTING = re.compile(r"([A-Za-z][\w.]*)[ \t]*=[ \t]*(.*)")
 _ACCESS = re.compile(r"(?:RW|RDONLY|NOACCESS)\b", re.IGNORECASE)
 _EXTENT = re.compile(
@@ -193,11 +196,14 @@ def _read_lines(text: bytes, name: str) -> tuple[dict[str, str], list[str]]:
     """The settings, by their names in lower case, and the extent lines."""
     if len(text) > LARGEST:
         raise ImageRefusedError(f"{name} is too large for a VMDK descriptor: {len(text)} bytes")
+    declared = _ENCODING.search(text)
+    encoding = declared[1].decode("ascii").lower() if declared else ""
+    encoding = encoding if encoding in ENCODINGS else "utf-8"
     try:
         # Some tools pad the text to a sector.
-        characters = text.rstrip(b"\0").decode("utf-8")
+        characters = text.rstrip(b"\0").decode(encoding)
     except UnicodeDecodeError:
-        raise ImageRefusedError(f"{name} is damaged: the VMDK descriptor is not UTF-8 text") from None
+        raise ImageRefusedError(f"{name} is damaged: the VMDK descriptor is not {encoding.upper()} text") from None
     settings: dict[str, str] = {}
     extents: list[str] = []
     for number, line in enumerate((line.strip(" \t\r") for line in characters.split("\n")), 1):

@@ -35,6 +35,8 @@ class Document:
             xml = base64.b64decode(b"".join(payload.split()), validate=True)
         except (binascii.Error, ValueError):
             raise MessageError("the document from oned is not base64") from None
+        if not xml:
+            raise MessageError("oned sent no document; this driver is called by OpenNebula, not by hand")
         parser = etree.XMLParser(
             resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, strip_cdata=False
         )

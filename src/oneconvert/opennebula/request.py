@@ -28,6 +28,8 @@ MARKETS_WITHOUT_CHECKSUM = frozenset({"linuxcontainers", "turnkeylinux", "docker
 # What an image, and what its app, may say about its content. Native drivers read the first two only.
 IMAGE_CHECKSUMS = ("MD5", "SHA1", "SHA256", "SHA512")
 APP_CHECKSUM = "FROM_APP_MD5"
+LONGEST_TEXT = 8192
+"""Characters of a path, a URL or a name: signed URLs have up to 4 KiB, paths 4095 bytes."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,9 @@ def _image(document: Document) -> Image:
     return Image(
         id=_integer(document, "IMAGE/ID"),
         type=IMAGE_TYPES.get(_integer(document, "IMAGE/TYPE", 0), "UNKNOWN"),
-        path=document.text("IMAGE/PATH"),
-        url_args=document.text("IMAGE/TEMPLATE/URL_ARGS"),
-        disk=document.text("IMAGE/TEMPLATE/ONECONVERT_DISK"),
+        path=_short(document, "IMAGE/PATH"),
+        url_args=_short(document, "IMAGE/TEMPLATE/URL_ARGS"),
+        disk=_short(document, "IMAGE/TEMPLATE/ONECONVERT_DISK"),
         size_mib=_integer(document, "IMAGE/SIZE", 0),
         checksums=_checksums(document),
     )
@@ -140,6 +142,16 @@ def _integer(document: Document, path: str, default: int | None = None) -> int:
     if not (text.isascii() and text.isdecimal()) or len(text) > 18:
         raise MessageError(f"{path} in the document from oned is not a number")
     return int(text)
+
+
+def _short(document: Document, path: str) -> str:
+    """A text that goes into messages, and to programs that have limits of their own."""
+    text = document.text(path)
+    if len(text) > LONGEST_TEXT:
+        raise MessageError(
+            f"{path} in the document from oned has {len(text)} characters, and {LONGEST_TEXT} are allowed"
+        )
+    return text
 
 
 def _bandwidth(text: str) -> int | None:

@@ -6,6 +6,7 @@ import bz2
 import lzma
 import re
 from collections.abc import Iterable, Iterator
+from types import MappingProxyType
 from typing import Callable, Protocol, cast
 
 import lz4.frame
@@ -19,6 +20,10 @@ CHUNK = 1024 * 1024
 XZ_MEMORY = 256 * 1024 * 1024
 # The largest window that 'zstd --long' makes without being told more: 128 MiB.
 ZSTD_WINDOW_LOG = 27
+LARGEST_WINDOW: MappingProxyType[str, str] = MappingProxyType(
+    {"zstd": "--long=27 or less", "xz": "a dictionary of 128 MiB or less"}
+)
+"""What to tell those who went beyond that."""
 
 
 class Decompressor(Protocol):
@@ -115,7 +120,13 @@ def _member(decompressor: Decompressor, data: bytes, source: Iterator[bytes], ki
     while True:
         try:
             output = decompressor.decompress(data, CHUNK)
-        except ERRORS:
+        except ERRORS as error:
+            # Of xz and zstd; neither has an exception of its own for it.
+            if "memory" in str(error).lower():
+                raise TransferError(
+                    f"{name} cannot be decompressed within the memory that is allowed for {kind}; "
+                    f"compress it with {LARGEST_WINDOW.get(kind, 'a smaller window')}"
+                ) from None
             raise TransferError(
                 f"{name} is damaged: its {kind} data cannot be decompressed; publish or download it again"
             ) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from oneconvert.images.inspectors.base import Inspector, Refusal
 from oneconvert.images.inspectors.others import (
     IsoInspector,
+    LegacyInspector,
     LuksInspector,
     NeverADiskInspector,
     PartitionTableInspector,
@@ -18,14 +19,15 @@ from oneconvert.images.inspectors.qcow2 import Qcow2Inspector
 from oneconvert.images.inspectors.vdi import VdiInspector
 from oneconvert.images.inspectors.vhd import VhdDynamicInspector, VhdFixedInspector
 from oneconvert.images.inspectors.vhdx import VhdxInspector
-from oneconvert.images.inspectors.vmdk import VmdkEsx3Inspector, VmdkSparseInspector, VmdkTextInspector
+from oneconvert.images.inspectors.vmdk import VmdkEsxInspector, VmdkSparseInspector, VmdkTextInspector
 
 INSPECTORS: tuple[type[Inspector], ...] = (
     NeverADiskInspector,
+    LegacyInspector,
     Qcow2Inspector,
     VmdkSparseInspector,
     VmdkTextInspector,
-    VmdkEsx3Inspector,
+    VmdkEsxInspector,
     VhdDynamicInspector,
     VhdFixedInspector,
     VhdxInspector,
@@ -42,10 +44,19 @@ CONTENT: tuple[type[Inspector], ...] = (PartitionTableInspector,)
 AROUND_CONTENT: tuple[type[Inspector], ...] = (IsoInspector, VhdFixedInspector)
 """May have a partition table in front: a hybrid ISO has one, and a fixed VHD is the plain disk and a footer."""
 
+PLAIN_CONTENT: tuple[type[Inspector], ...] = (
+    NeverADiskInspector,
+    LuksInspector,
+    IsoInspector,
+    PartitionTableInspector,
+)
+"""What a raw disk may hold without being an image of a disk."""
+
 __all__ = [
     "AROUND_CONTENT",
     "CONTENT",
     "INSPECTORS",
+    "PLAIN_CONTENT",
     "Inspector",
     "NeverADiskInspector",
     "Refusal",

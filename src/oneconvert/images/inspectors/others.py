@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 from oslo_utils.imageutils.format_inspector import (
     CaptureRegion,
@@ -15,7 +16,7 @@ from oslo_utils.imageutils.format_inspector import (
 )
 
 from oneconvert.images.format import ImageFormat
-from oneconvert.images.inspectors.base import Inspector, Refusal, TailRegion
+from oneconvert.images.inspectors.base import EndCheck, Inspector, Refusal, TailRegion
 
 SECTOR = 512
 
@@ -47,7 +48,8 @@ class IsoInspector(Inspector, ISOInspector):
 class LuksInspector(Inspector, FileInspector):
     """LUKS versions 1 and 2: "LUKS", 0xba 0xbe, and the version (2 bytes, big endian) in front of anything else.
 
-    Nothing can be said about what is inside, so all of the file is the disk.
+    Nothing can be said about what is inside, so all of the file is the disk. Version 1 has the offset of the data at
+    byte 104, in sectors (4 bytes); version 2 the length of the header at byte 8, in bytes (8 bytes).
     """
 
     NAME = "luks"
@@ -59,6 +61,7 @@ class LuksInspector(Inspector, FileInspector):
         # Wanted for nothing but to be fed to the end, where the length is known.
         self.new_region("end", TailRegion(1))
         self.add_safety_check(SafetyCheck("version", self.check_version))
+        self.add_safety_check(EndCheck("length", self.check_length))
 
     @property
     def format_match(self) -> bool:
@@ -79,6 +82,17 @@ class LuksInspector(Inspector, FileInspector):
         """The two versions there are."""
         if self._version not in (1, 2):
             raise Refusal(f"is a LUKS volume of version {self._version}, and only 1 and 2 are known")
+
+    def check_length(self) -> None:
+        """The header, with the keys, is there in full."""
+        header = self.data("header")
+        data = SECTOR * int.from_bytes(header[104:108], "big")
+        needed = data if self._version == 1 else int.from_bytes(header[8:16], "big")
+        if needed > self.actual_size:
+            raise Refusal(
+                f"is truncated: the header of its LUKS volume has {needed} bytes, and {self.actual_size} are there; "
+                "check that it was published whole"
+            )
 
     @property
     def _version(self) -> int:
@@ -149,7 +163,8 @@ NEVER_DISKS: tuple[NotADisk, ...] = (
     _packed(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", "zstd"),
     _packed(rb"\x5d\x00\x00.{2}\xff{8}", "lzma"),
     _packed(rb"\x1f\x9d", "compress"),
-    _packed(rb"\x04\x22\x4d\x18|\x02\x21\x4c\x18", "lz4"),
+    _packed(rb"\x04\x22\x4d\x18", "lz4"),
+    _packed(rb"\x02\x21\x4c\x18", "the legacy format of lz4"),
     _packed(rb"\x89LZO\x00\r\n\x1a\n", "lzop"),
     _archive(rb"PK\x03\x04", "a zip"),
     _archive(rb".{257}ustar", "a tar (or OVA)"),
@@ -171,11 +186,23 @@ NEVER_DISKS: tuple[NotADisk, ...] = (
 )
 
 
+LEGACY: tuple[NotADisk, ...] = (
+    _kind(rb"WithoutFreeSpace|WithouFreSpacExt", "is a Parallels image; convert it with 'qemu-img convert' before"),
+    _kind(rb"Bochs Virtual HD Image\x00", "is a Bochs image; convert it with 'qemu-img convert' before"),
+    _kind(
+        rb"#!/bin/sh\n#V2\.0 Format\nmodprobe cloop",
+        "is a compressed loop image (cloop); convert it with 'qemu-img convert' before",
+    ),
+)
+"""What qemu's probe takes for images, and nobody else does any more."""
+
+
 class NeverADiskInspector(Inspector, FileInspector):
     """Whatever the table above lists; unlike a raw disk it is certain to be a mistake."""
 
     NAME = "file"
     LABEL = "another kind of file"
+    KINDS: ClassVar[tuple[NotADisk, ...]] = NEVER_DISKS
 
     def _initialize(self) -> None:
         self.new_region("header", CaptureRegion(0, SECTOR))
@@ -199,4 +226,11 @@ class NeverADiskInspector(Inspector, FileInspector):
     @property
     def _found(self) -> NotADisk | None:
         head = self.data("header")
-        return next((kind for kind in NEVER_DISKS if kind.begins.match(head)), None)
+        return next((kind for kind in self.KINDS if kind.begins.match(head)), None)
+
+
+class LegacyInspector(NeverADiskInspector):
+    """Formats long abandoned, which would come in as raw and be read as something else by a qemu that probes."""
+
+    LABEL = "an image of an abandoned format"
+    KINDS = LEGACY

@@ -26,6 +26,9 @@ from oneconvert.images.inspectors.base import Inspector, Refusal
 HEADER_SIZE = 512
 V2_HEADER_LENGTH = 72
 V3_HEADER_LENGTH = 104
+LARGEST_REFCOUNT_ORDER = 6
+MOST_SNAPSHOTS = 65536
+"""The limit of qemu (block/qcow2.h)."""
 EXTENSION_END = 0
 EXTENSION_DATA_FILE = 0x44415441
 
@@ -139,6 +142,11 @@ class Qcow2Inspector(Inspector, QcowInspector):
         length = self._header_length
         if not V2_HEADER_LENGTH <= length <= 1 << bits or (self._version3 and length < V3_HEADER_LENGTH):
             raise Refusal(f"is damaged: its qcow2 header claims to be {length} bytes long")
+        order, snapshots = self._number(0x60, 4) if self._version3 else 0, self._number(0x3C, 4)
+        if order > LARGEST_REFCOUNT_ORDER:
+            raise Refusal(f"is damaged: its qcow2 header claims reference counts of 2^{order} bits")
+        if snapshots > MOST_SNAPSHOTS:
+            raise Refusal(f"is damaged: its qcow2 header claims {snapshots} internal snapshots")
 
     def check_compression(self) -> None:
         """Deflate and zstd; the field is there when the header is long enough for it."""
@@ -170,5 +178,7 @@ class Qcow2Inspector(Inspector, QcowInspector):
             kind, length = struct.unpack_from(">II", area, position)
             if kind == EXTENSION_END:
                 return
+            if length > len(area) - position - 8:
+                raise Refusal(f"is damaged: its qcow2 header claims an extension of {length} bytes")
             yield kind
             position += 8 + -(-length // 8) * 8

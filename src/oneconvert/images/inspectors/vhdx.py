@@ -88,9 +88,14 @@ class VhdxInspector(Inspector, VHDXInspector):
             )
 
     def check_geometry(self) -> None:
-        """The limits of the format."""
+        """The limits of the format, and of qemu: it has no sectors but those of 512 bytes."""
         metadata = vhdx_tables.Metadata.parse(self.data("metadata"))
         if not 0 < metadata.virtual_size <= LARGEST_SIZE or metadata.virtual_size % 512:
             raise Refusal(f"is damaged: its VHDX metadata claims a size of {metadata.virtual_size} bytes")
         if metadata.block_size not in (1 << shift for shift in range(20, 29)):
             raise Refusal(f"is damaged: its VHDX metadata claims blocks of {metadata.block_size} bytes")
+        if metadata.logical_sector == 4 * KIB:
+            raise Refusal(
+                "is a VHDX with logical sectors of 4096 bytes, and only those of 512 bytes can be converted; copy the "
+                "disk to one made with 'New-VHD -LogicalSectorSizeBytes 512' before publishing it"
+            )

@@ -61,7 +61,11 @@ def find_regions(table: bytes) -> dict[uuid.UUID, Region]:
     if table[:4] != b"regi":
         raise Refusal("is damaged: its VHDX region table is missing")
     entries = _entries(table, 16, int.from_bytes(table[8:12], "little"))
-    return {guid: Region(*struct.unpack("<QI", entry[:12])) for guid, entry in entries.items()}
+    regions = {guid: Region(*struct.unpack("<QI", entry[:12])) for guid, entry in entries.items()}
+    inorder = sorted(regions.values(), key=lambda region: region.offset)
+    if any(one.offset + one.length > other.offset for one, other in zip(inorder, inorder[1:])):
+        raise Refusal("is damaged: the regions of the VHDX overlap")
+    return regions
 
 
 def header_valid(header: bytes) -> bool:

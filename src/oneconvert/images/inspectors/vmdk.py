@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from oslo_utils.imageutils.format_inspector import (
     CaptureRegion,
@@ -44,6 +45,9 @@ PARENT_WINDOW = 20 * SECTOR
 ONE_FILE = "export the disk as one monolithicSparse or streamOptimized file, or as an OVA, before publishing it"
 ONE_PART = f"is one part of a split VMDK disk, without its descriptor; {ONE_FILE}"
 
+ESX_EXTENTS: MappingProxyType[bytes, str] = MappingProxyType(
+    {b"COWD": "COWD, vmfsSparse", b"\xbe\xba\xfe\xca\0\0\0\0": "seSparse"}
+)
 WITHOUT_FOOTER = "is truncated: a streamOptimized VMDK ends with a footer, which is missing"
 
 
@@ -211,21 +215,28 @@ class VmdkTextInspector(Inspector, FileInspector):
         raise Refusal(f"is only the descriptor of a VMDK disk{named}, and its data is in other files; {ONE_FILE}")
 
 
-class VmdkEsx3Inspector(Inspector, FileInspector):
-    """The sparse extent of ESX Server 3, "COWD", which always comes with a separate descriptor."""
+class VmdkEsxInspector(Inspector, FileInspector):
+    """The sparse extents of ESX, which always come with a separate descriptor: of snapshots (vmfsSparse, "COWD"), of
+    space-efficient disks (seSparse, 0xcafebabe in 8 bytes, little endian; qemu, block/vmdk.c).
+    """
 
     NAME = "vmdk"
     LABEL = "a VMDK image"
 
     def _initialize(self) -> None:
-        self.new_region("header", CaptureRegion(0, 4))
+        self.new_region("header", CaptureRegion(0, 8))
         self.add_safety_check(SafetyCheck("whole_image", self.check_whole_image))
 
     @property
     def format_match(self) -> bool:
-        """True for the magic."""
-        return self.data("header") == b"COWD"
+        """True for either magic."""
+        return self._kind is not None
 
     def check_whole_image(self) -> None:
         """Refused always."""
-        raise Refusal(f"is a sparse extent of ESX (COWD), which is not a whole disk; {ONE_FILE}")
+        raise Refusal(f"is a sparse extent of ESX ({self._kind}), which is not a whole disk; {ONE_FILE}")
+
+    @property
+    def _kind(self) -> str | None:
+        header = self.data("header")
+        return next((kind for magic, kind in ESX_EXTENTS.items() if header.startswith(magic)), None)

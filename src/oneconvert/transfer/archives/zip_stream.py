@@ -1,9 +1,8 @@
 """Zip archives, read from their local headers, and held against their central directory in the end.
 
 The format is that of PKWARE's APPNOTE.TXT 6.3.10, sections 4.3.7 (local header), 4.3.9 (data descriptor), 4.4.4
-(flags), 4.4.5 (methods) and 4.5.3 (zip64). Python's zipfile needs the whole file, and stream-unzip neither looks at
-the central directory, which alone tells links from files and a whole archive from a cut one, nor can it be told to
-leave out Deflate64, for which its decoder takes a step of Python for each symbol.
+(flags), 4.4.5 (methods) and 4.5.3 (zip64). Python's zipfile needs the whole file, and stream-unzip does not look at
+the central directory, which alone tells links from files and a whole archive from a cut one.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import cast
 
+import inflate64
 from isal import igzip_lib, isal_zlib
 
 from oneconvert.errors import ImageRefusedError
@@ -33,13 +33,17 @@ WITH_DESCRIPTOR = 1 << 3
 PATCHED = 1 << 5
 
 STORED = 0
+DEFLATE64 = 9
+"""What Windows takes for files of more than 2 GiB."""
+DEFLATE64_PIECE = 256
+"""Bytes; 18 bits can stand for 64 KiB of content, so this may become 7 MiB."""
 DECOMPRESSORS: MappingProxyType[int, Callable[[], Decompressor]] = MappingProxyType(
     {
         8: lambda: cast(Decompressor, igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_DEFLATE)),
         12: COMPRESSIONS["bzip2"][1],
     }
 )
-OTHER_METHODS: MappingProxyType[int, str] = MappingProxyType({9: "Deflate64", 14: "LZMA", 93: "Zstandard", 95: "XZ"})
+OTHER_METHODS: MappingProxyType[int, str] = MappingProxyType({14: "LZMA", 93: "Zstandard", 95: "XZ"})
 
 
 @dataclass
@@ -101,7 +105,7 @@ def _local_header(feed: Feed) -> Header:
     member = f"{feed.name} is refused: its member {quoted(name)}"
     if flags & ENCRYPTED:
         raise ImageRefusedError(f"{member} is encrypted; publish the archive without a password")
-    if flags & PATCHED or (method != STORED and method not in DECOMPRESSORS):
+    if flags & PATCHED or method not in (STORED, DEFLATE64, *DECOMPRESSORS):
         kind = OTHER_METHODS.get(method, f"method {method}")
         raise ImageRefusedError(f"{member} is compressed with {kind}; pack it with the method Deflate")
     if max(size, packed) >= LARGEST_SIZE or (method == STORED and packed != size):
@@ -109,8 +113,15 @@ def _local_header(feed: Feed) -> Header:
     header = Header(raw_name, name, offset, method, bool(flags & WITH_DESCRIPTOR), checksum, packed, size)
     if header.with_descriptor:
         header.checksum = None
-        if method != STORED:
+        if method in DECOMPRESSORS:
             header.packed = header.size = None
+        elif method == DEFLATE64:
+            if not packed:
+                raise ImageRefusedError(
+                    f"{member} is compressed with Deflate64 without its size in front of it; "
+                    "pack it with the method Deflate, or into a file instead of a pipe"
+                )
+            header.size = None
         elif size == 0 and not _descriptor_length(feed, 0, 0, 0):
             raise ImageRefusedError(
                 f"{member} is stored without its size in front of it, so its end cannot be found; "
@@ -144,15 +155,16 @@ def _unpacked(feed: Feed, header: Header) -> Iterator[bytes]:
     if header.method == STORED:
         yield from feed.pieces(header.packed or 0)
         return
+    if header.method == DEFLATE64:
+        yield from _inflated64(feed, header)
+        return
     decompressor = DECOMPRESSORS[header.method]()
     data = b""
     while True:
         try:
             output = decompressor.decompress(data, PIECE)
         except ERRORS:
-            raise feed.damaged(
-                f"its member {quoted(header.name)} cannot be decompressed; publish or download it again"
-            ) from None
+            raise _not_inflated(feed, header) from None
         if output:
             yield output
         data = b""
@@ -163,6 +175,29 @@ def _unpacked(feed: Feed, header: Header) -> Iterator[bytes]:
             data = feed.some()
             if not data:
                 raise feed.truncated()
+
+
+def _inflated64(feed: Feed, header: Header) -> Iterator[bytes]:
+    """Undo Deflate64, whose library neither limits its output nor tells how much of its input it left over."""
+    inflater = inflate64.Inflater()
+    # It never lets go of what it was given either (1.0.4 releases no buffer), so it is given this one every time.
+    buffer = bytearray(DEFLATE64_PIECE)
+    left = header.packed or 0
+    while left and not inflater.eof:
+        # The last byte comes alone: the data must end with it, and not before.
+        piece = feed.take(min(left - 1, DEFLATE64_PIECE) or 1)
+        left -= len(piece)
+        whole = len(piece) == DEFLATE64_PIECE
+        if whole:
+            buffer[:] = piece
+        try:
+            output = inflater.inflate(buffer if whole else piece)
+        except ERRORS:
+            raise _not_inflated(feed, header) from None
+        for start in range(0, len(output), PIECE):
+            yield output[start : start + PIECE]
+    if left or not inflater.eof:
+        raise _not_inflated(feed, header)
 
 
 def _descriptor_length(feed: Feed, checksum: int, packed: int, size: int) -> int:
@@ -181,6 +216,10 @@ def _descriptor_length(feed: Feed, checksum: int, packed: int, size: int) -> int
             if ahead.startswith(descriptor) and after in (LOCAL, CENTRAL):
                 return len(descriptor)
     return 0
+
+
+def _not_inflated(feed: Feed, header: Header) -> ImageRefusedError:
+    return feed.damaged(f"its member {quoted(header.name)} cannot be decompressed; publish or download it again")
 
 
 def _mismatch(feed: Feed, header: Header) -> ImageRefusedError:
