@@ -32,6 +32,22 @@ class TransferError(OneconvertError):
     """The image did not arrive, or not whole, or not as its checksum says."""
 
 
+class NotConnectedError(TransferError):
+    """There was no connection to the server; another try may have one."""
+
+
+class HttpStatusError(TransferError):
+    """The server answered, with ``status`` instead of the image."""
+
+    def __init__(self, sentence: str, status: int) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class SourceChangedError(TransferError):
+    """The file was changed at its source while it was fetched."""
+
+
 class ImageRefusedError(OneconvertError):
     """The image is damaged, hostile or of a kind that cannot be imported."""
 

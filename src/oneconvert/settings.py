@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import configparser
+import ipaddress
 import os
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Callable
@@ -11,12 +13,14 @@ from typing import Any, Callable
 from oneconvert.errors import SettingsError
 
 SECTION = "oneconvert"
+HOST = re.compile(r"\*|(?:\*\.)?[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?")
 
 
 @dataclass(frozen=True)
 class Settings:
     """The settings; times in seconds, sizes in bytes, ``min_rate`` in bytes per second. ``unset_driver`` is ``keep``,
-    ``qcow2`` or ``raw``, ``size_policy`` ``warn`` or ``refuse``; None stands for empty.
+    ``qcow2`` or ``raw``, ``size_policy`` ``warn`` or ``refuse``, ``private_addresses`` ``allow`` or ``refuse``; None
+    stands for empty, a ``transfer_timeout`` of 0 for no limit.
     """
 
     scratch_dir: Path | None = None
@@ -28,6 +32,9 @@ class Settings:
     connect_timeout: float = 30.0
     idle_timeout: float = 60.0
     min_rate: int = 1024
+    transfer_timeout: float = 86400.0
+    private_addresses: str = "allow"
+    allowed_hosts: tuple[str, ...] = ()
     log_file: Path | None = None
 
 
@@ -77,6 +84,22 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _seconds_or_none(text: str) -> float:
+    return 0.0 if text == "0" else _seconds(text)
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    hosts = tuple(each.lower().rstrip(".") for each in text.replace(",", " ").split())
+    for each in hosts:
+        if HOST.fullmatch(each):
+            continue
+        try:
+            ipaddress.ip_network(each)
+        except ValueError:
+            raise ValueError("names of hosts, *.names of domains, addresses or networks such as 10.0.0.0/8") from None
+    return hosts
+
+
 READERS: dict[str, Callable[[str], Any]] = {
     "scratch_dir": _path,
     "size_policy": _choice("warn", "refuse"),
@@ -87,6 +110,9 @@ READERS: dict[str, Callable[[str], Any]] = {
     "connect_timeout": _seconds,
     "idle_timeout": _seconds,
     "min_rate": _size,
+    "transfer_timeout": _seconds_or_none,
+    "private_addresses": _choice("allow", "refuse"),
+    "allowed_hosts": _hosts,
     "log_file": _path,
 }
 

@@ -191,7 +191,7 @@ def test_an_image_hidden_in_a_disk_is_refused(front_end: FrontEnd, images: Image
         (base64.b64encode(b"<OTHER/>"), "not a DS_DRIVER_ACTION_DATA"),
         (base64.b64encode(b"<!DOCTYPE a [<!ENTITY b 'c'>]><DS_DRIVER_ACTION_DATA/>"), "DOCTYPE"),
         (base64.b64encode(b"<DS_DRIVER_ACTION_DATA/>"), "IMAGE/ID"),
-        (b"", "not well-formed"),
+        (b"", "sent no document"),
     ],
 )
 def test_a_message_that_cannot_be_read(front_end: FrontEnd, payload: bytes, words: str) -> None:

@@ -24,6 +24,7 @@ import pytest
 
 from oneconvert.errors import CommandError, NotAllowedError
 from oneconvert.jobs.process import UNLIMITED, stream
+from oneconvert.transfer.addresses import AddressRules
 from oneconvert.transfer.ssh import SshOptions, open_remote_file
 from rig.front_end import Answer, FrontEnd, messages, same_disk
 from rig.images import MIB, SIZE_MB, Images
@@ -209,6 +210,9 @@ def answers(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+OPTIONS = SshOptions(1, 1, 0, None, 0, AddressRules(private=True))
 
 
 @pytest.fixture(scope="module")
@@ -401,7 +405,7 @@ def test_a_bandwidth_limit_is_kept(front_end: FrontEnd, host: Host, images: Imag
     ],
 )
 def test_what_is_no_location_is_refused(location: str) -> None:
-    with pytest.raises(NotAllowedError) as caught, open_remote_file(location, SshOptions(1, 1, None)):
+    with pytest.raises(NotAllowedError) as caught, open_remote_file(location, OPTIONS):
         pass
     assert "Geheimnis" not in str(caught.value)
 

@@ -26,7 +26,7 @@ from rig.messages import Datastore
 from rig.web import Web
 
 CASES = (*IMAGES, *ARCHIVES, *MESSAGES, *TRANSPORTS)
-STRICT = (*IMAGES, *ARCHIVES, *MESSAGES)
+STRICT = (*IMAGES, *ARCHIVES, *MESSAGES, *TRANSPORTS)
 """Those whose refusals are read as a user reads them."""
 FEWEST = 400
 CANARY_SIZE = 64 * 1024

@@ -158,6 +158,7 @@ class FrontEnd:
         assert process.stdin is not None
         process.stdin.write(stdin)
         process.stdin.close()
+        process.stdin = None  # or communicate() would flush it
         return process
 
     def record(self, driver: str = "recorder") -> Record:

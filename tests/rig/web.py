@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import http.server
+import re
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,17 +24,19 @@ class Web:
     directory: Path
     port: int = 0
     scheme: str = "http"
+    host: str = "127.0.0.1"
     pages: dict[str, Behaviour] = field(default_factory=dict)
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
 
     def url(self, path: str) -> str:
-        return f"{self.scheme}://127.0.0.1:{self.port}/{path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}/{path}"
 
 
 @contextmanager
-def serve(directory: Path, certificate: Path | None = None) -> Iterator[Web]:
+def serve(directory: Path, certificate: Path | None = None, host: str = "127.0.0.1") -> Iterator[Web]:
     """Serve ``directory``; with a PEM file that holds a certificate and its key, by https."""
-    web = Web(directory, scheme="https" if certificate else "http")
+    web = Web(directory, scheme="https" if certificate else "http", host=host)
 
     class Requests(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -45,11 +49,18 @@ def serve(directory: Path, certificate: Path | None = None) -> Iterator[Web]:
             except (BrokenPipeError, ConnectionResetError):
                 self.close_connection = True
 
+        def handle(self) -> None:
+            with suppress(ConnectionResetError):  # between two questions
+                super().handle()
+
         def log_message(self, *_: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Requests)
-    server.daemon_threads = True
+    class Server(http.server.ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        daemon_threads = True
+
+    server = Server((host, 0), Requests)
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
@@ -126,6 +137,39 @@ def cut_off(path: Path, after: int) -> Behaviour:
         request.close_connection = True
 
     return behave
+
+
+def ranges(path: Path, breaks: Iterable[int] = (), **validators: str) -> Behaviour:
+    """Sends parts of the file to those who ask with the right one of ``validators``: ETag, or Last_Modified.
+
+    The connection ends at the first of ``breaks``, counted from the beginning of the file, the next one at the second.
+    """
+    headers = {name.replace("_", "-"): value for name, value in validators.items()}
+    pending = iter(breaks)
+
+    def behave(request: Handler) -> None:
+        data = path.read_bytes()
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
+        start, end = 0, len(data)
+        if asked and request.headers.get("If-Range") in headers.values():
+            start, end = int(asked[1]), int(asked[2] or len(data) - 1) + 1
+            request.send_response(206)
+            request.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
+        else:
+            request.send_response(200)
+        for name, value in {"Accept-Ranges": "bytes", "Content-Length": str(end - start), **headers}.items():
+            request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(data[start : min(end, next(pending, end))])
+        request.close_connection = True
+
+    return behave
+
+
+def in_turn(*behaviours: Behaviour) -> Behaviour:
+    """One after the other; the last of them from then on."""
+    pending = iter(behaviours)
+    return lambda request: next(pending, behaviours[-1])(request)
 
 
 def stall(path: Path, after: int, released: threading.Event) -> Behaviour:

@@ -10,18 +10,19 @@ import hashlib
 import itertools
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Callable
 
+from oneconvert.actions.landing import Announcement, Head, Landed, land
 from oneconvert.actions.sizes import bounded
 from oneconvert.errors import ImageRefusedError, TransferError
 from oneconvert.images import ovf, vmdk_set
 from oneconvert.images.extents import check_complete
 from oneconvert.images.format import ImageFormat
-from oneconvert.images.inspect import Inspection, StreamInspector
+from oneconvert.images.inspect import Inspection
 from oneconvert.transfer.archives import HEAD, Member, find_archive, members
-from oneconvert.transfer.compression import decompressed, find_compression
-from oneconvert.transfer.spool import Spool
+from oneconvert.transfer.compression import decompressed, find_compression, unpacked_length
 
 LOG = logging.getLogger(__name__)
 
@@ -38,21 +39,49 @@ NO_DISKS = (
 
 @dataclass(frozen=True)
 class Arrival:
-    """A disk image in the workspace. ``extents`` are the files beside ``path`` that belong to it, for a split VMDK."""
+    """A disk image in the workspace. ``extents`` are the files beside ``path`` that belong to it, for a split VMDK;
+    ``unfolded`` says that ``path`` is the raw disk that was in it.
+    """
 
     name: str
     path: Path
     found: Inspection
     extents: frozenset[Path] = frozenset()
+    unfolded: bool = False
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of a file that comes in.
+
+    ``disk`` is the number or file name of one of several disks (ONECONVERT_DISK, empty where there is one only).
+    Without ``unpack`` the bytes are the image. What is compressed must not unpack to more than ``most`` bytes.
+    ``converts`` tells of an image whether it will be converted.
+    """
+
+    disk: str
+    unpack: bool
+    most: int
+    converts: Callable[[Inspection], bool]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A stream whose first bytes are ``head``; ``length`` and ``position`` are those of landing.Head."""
+
+    head: bytes
+    chunks: Iterator[bytes]
+    length: int | None
+    position: int | None
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A member that may be a disk, in a file of the workspace; ``found`` is its inspection or the refusal."""
+    """A member that may be a disk, in a file of the workspace, or why it was refused."""
 
     member: str
     path: Path
-    found: Inspection | ImageRefusedError
+    landed: Landed | ImageRefusedError
 
 
 @dataclass
@@ -66,36 +95,42 @@ class Contents:
     sets: dict[str, vmdk_set.VmdkSet] = field(default_factory=dict)
 
 
-def receive(chunks: Iterable[bytes], name: str, wanted: str, directory: Path, unpack: bool, most: int) -> Arrival:
+def receive(
+    chunks: Iterable[bytes],
+    name: str,
+    length: int | None,
+    wanted: Wanted,
+    directory: Path,
+    announce: Callable[[Head], None] | None = None,
+) -> Arrival:
     """Bring the image in ``chunks`` into ``directory``.
 
-    ``name`` is what messages call the source, ``wanted`` the number or file name of a disk (ONECONVERT_DISK, empty
-    where there is one only). Without ``unpack`` the bytes are the image. What is compressed must not unpack to more
-    than ``most`` bytes. Raises ImageRefusedError or TransferError.
+    ``name`` is what messages call the source, ``length`` the number of its bytes, None where it is not known. An image
+    that will be converted is announced as soon as its head is there; what is returned may then still turn out to be
+    another. Raises ImageRefusedError, TransferError or NotWhileArrivingError.
     """
-    head = b""
-    if unpack:
-        head, chunks = _unpacked(chunks, name, most)
-    kind = find_archive(head)
+    opened = Opened(b"", iter(chunks), length, 0)
+    if wanted.unpack:
+        opened = _unpacked(opened, name, wanted.most)
+    kind = find_archive(opened.head)
     if kind is None:
         # The tables and the footer of an image may make it longer than its disk.
-        spooled = _spool(bounded(chunks, most + most // 64 + ROOM, name), name, directory / "source")
-        if isinstance(spooled, ImageRefusedError):
-            raise spooled
-        return _whole(name, directory / "source", spooled)
+        chunks = bounded(opened.chunks, wanted.most + wanted.most // 64 + ROOM, name)
+        announcement = Announcement(announce, wanted.converts, certain=True) if announce else None
+        return _whole(name, land(chunks, name, directory / "source", opened.length, opened.position, announcement))
     LOG.info("%s is a %s archive", name, kind)
-    contents = _read_archive(chunks, kind, name, directory, most)
+    contents = _read_archive(opened, kind, name, directory, wanted, announce)
     _verify(contents, name)
-    return _choose(contents, name, wanted, directory)
+    return _choose(contents, name, wanted.disk, directory)
 
 
-def _unpacked(chunks: Iterable[bytes], name: str, most: int) -> tuple[bytes, Iterator[bytes]]:
-    """Undo layers of compression; returns the first bytes of what is in them, and all of it."""
+def _unpacked(opened: Opened, name: str, most: int) -> Opened:
+    """Undo layers of compression."""
     for _ in range(MOST_LAYERS):
-        head, chunks = _peek(chunks)
+        head, chunks = _peek(opened.chunks)
         if find_compression(head) is None:
-            return head, chunks
-        chunks = bounded(decompressed(chunks, name), most, name)
+            return replace(opened, head=head, chunks=chunks)
+        opened = Opened(head, bounded(decompressed(chunks, name), most, name), unpacked_length(head), None)
     raise ImageRefusedError(f"{name} is compressed more than {MOST_LAYERS - 1} times; publish it compressed once")
 
 
@@ -109,35 +144,22 @@ def _peek(chunks: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
     return first[:HEAD], itertools.chain((first,) if first else (), source)
 
 
-def _spool(chunks: Iterable[bytes], name: str, path: Path, keep: bool = False) -> Inspection | ImageRefusedError:
-    """Write ``chunks`` to ``path`` and inspect them; a refusal ends it, or with ``keep`` is only told."""
-    inspector = StreamInspector(name)
-    refusal: ImageRefusedError | None = None
-    with Spool(path, name) as spool:
-        for chunk in chunks:
-            if refusal is None:
-                try:
-                    inspector.feed(chunk)
-                except ImageRefusedError as error:
-                    refusal = error
-                    if not keep:
-                        return refusal
-            spool.write(chunk)
-        spool.finish()
-    try:
-        return refusal or inspector.finish()
-    except ImageRefusedError as error:
-        return error
+def _whole(name: str, landed: Landed) -> Arrival:
+    if not landed.unfolded:
+        check_complete(landed.path, landed.found, name)
+    return Arrival(name, landed.path, landed.found, unfolded=landed.unfolded)
 
 
-def _whole(name: str, path: Path, found: Inspection) -> Arrival:
-    check_complete(path, found, name)
-    return Arrival(name, path, found)
-
-
-def _read_archive(chunks: Iterable[bytes], kind: str, name: str, directory: Path, most: int) -> Contents:
+def _read_archive(
+    opened: Opened,
+    kind: str,
+    name: str,
+    directory: Path,
+    wanted: Wanted,
+    announce: Callable[[Head], None] | None,
+) -> Contents:
     contents = Contents()
-    for number, member in enumerate(members(chunks, kind, name), 1):
+    for number, member in enumerate(members(opened.chunks, kind, name), 1):
         suffix = Path(member.path.lower()).suffix
         running = {algorithm: hashlib.new(algorithm) for algorithm in _algorithms(contents, kind)}
         stream = _digested(member, running)
@@ -151,16 +173,46 @@ def _read_archive(chunks: Iterable[bytes], kind: str, name: str, directory: Path
                 raise ImageRefusedError(f"{name} holds more than one manifest, so it is not one appliance")
             contents.manifest = member.path, ovf.read_manifest(_text(stream, described), described)
         elif not _never_a_disk(member.path, suffix):
-            head, stream = _unpacked(stream, described, most)
-            if vmdk_set.is_descriptor(head):
+            position = None if None in (opened.position, member.offset) else member.offset
+            inner = _unpacked(Opened(b"", stream, member.size, position), described, wanted.most)
+            stream = inner.chunks
+            if vmdk_set.is_descriptor(inner.head):
                 contents.sets[member.path] = vmdk_set.read_set(_text(stream, described), described)
             else:
+                certain = _is_wanted(member.path, contents, wanted.disk)
+                announcement = None
+                if announce and certain is not False:
+                    announcement, announce = Announcement(announce, wanted.converts, bool(certain)), None
                 path = directory / f"member-{number}"
-                contents.kept[member.path] = Kept(member.path, path, _spool(stream, described, path, keep=True))
+                contents.kept[member.path] = _kept(member.path, inner, described, path, announcement)
         for _ in stream:  # the rest of it, for its digest
             pass
         contents.digests[member.path] = {algorithm: each.hexdigest() for algorithm, each in running.items()}
     return contents
+
+
+def _is_wanted(member: str, contents: Contents, disk: str) -> bool | None:
+    """Whether this member is the disk that will be chosen; None when that is likely, and open until the last."""
+    if contents.descriptor:
+        ovf_path, descriptor = contents.descriptor
+        disks = descriptor.disks
+        matching = [each for each in disks if each.matches(Path(member).name)]
+        if Path(member).parent != Path(ovf_path).parent or not matching:
+            return False
+        number = list(dict.fromkeys(each.file_name for each in disks)).index(matching[0].file_name) + 1
+        return len(disks) == 1 if not disk else disk in (str(number), member, Path(member).name)
+    if contents.sets:
+        return False
+    return None if not disk or disk in (member, Path(member).name) else False
+
+
+def _kept(member: str, opened: Opened, described: str, path: Path, wanted: Announcement | None) -> Kept:
+    """Keep a member that may be a disk, or why it is none: that matters only if it is the one that is wanted."""
+    try:
+        landed = land(opened.chunks, described, path, opened.length, opened.position, wanted, keep=True)
+    except ImageRefusedError as error:
+        return Kept(member, path, error)
+    return Kept(member, path, landed)
 
 
 def _algorithms(contents: Contents, kind: str) -> Iterable[str]:
@@ -223,14 +275,14 @@ def _choose(contents: Contents, name: str, wanted: str, directory: Path) -> Arri
         )
     for path, kept in contents.kept.items():
         if path != chosen and chosen not in contents.sets:
-            kept.path.unlink()
+            kept.path.unlink(missing_ok=True)
     described = f"{chosen} in {name}"
     if chosen in contents.sets:
         return _assembled(contents, chosen, described, directory)
     kept = contents.kept[chosen]
-    if isinstance(kept.found, ImageRefusedError):
-        raise kept.found
-    return _whole(described, kept.path, kept.found)
+    if isinstance(kept.landed, ImageRefusedError):
+        raise kept.landed
+    return _whole(described, kept.landed)
 
 
 def _disks(contents: Contents, name: str) -> list[str]:

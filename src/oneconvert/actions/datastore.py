@@ -6,16 +6,20 @@ Every action but ``cp`` is the native driver's own; the executable that is insta
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from pathlib import Path
 
-from oneconvert.actions.arrival import Arrival, receive
+from oneconvert.actions.arrival import Arrival, Wanted
+from oneconvert.actions.landing import Head, NotWhileArrivingError
+from oneconvert.actions.overlap import Conversion, Reception, convert_behind
 from oneconvert.actions.plan import Import, PassThrough, plan
 from oneconvert.actions.sizes import check_free_space, check_virtual_size
-from oneconvert.errors import HandOverError
+from oneconvert.errors import HandOverError, ImageRefusedError, SourceChangedError
 from oneconvert.images import qemu_img
-from oneconvert.images.format import ImageFormat
+from oneconvert.images.format import ImageFormat, converts
 from oneconvert.images.safety import confirm_result, confirm_source
+from oneconvert.jobs.relay import Relay
 from oneconvert.jobs.signals import ignore_signals, interruptible
 from oneconvert.jobs.workspace import workspace, workspace_base
 from oneconvert.opennebula.api import image_was_deleted
@@ -26,9 +30,10 @@ from oneconvert.opennebula.native import become
 from oneconvert.opennebula.request import Request, read_request
 from oneconvert.opennebula.results import write_info, write_result
 from oneconvert.settings import Settings, opennebula_directories
+from oneconvert.transfer.addresses import AddressRules
 from oneconvert.transfer.checksums import verified
 from oneconvert.transfer.directories import DirectoryRules
-from oneconvert.transfer.http import HttpOptions
+from oneconvert.transfer.http_request import HttpOptions
 from oneconvert.transfer.sources import SourceOptions, open_source
 from oneconvert.transfer.ssh import SshOptions
 
@@ -49,9 +54,7 @@ def cp(invocation: Invocation, document: Document, settings: Settings) -> None:
     base = workspace_base(settings.scratch_dir, request.datastore.base_path, _holds_datastore(request))
     with workspace(base, str(request.image.id)) as directory:
         with interruptible():
-            arrival = _fetch(request, decision, settings, directory)
-            confirm_source(arrival.path, arrival.found, arrival.name, arrival.extents)
-            finished = _convert(arrival, decision.target, directory)
+            arrival, finished = _bring_in(request, decision, settings, directory)
         with HandOver(invocation, document, request, directory) as hand_over:
             source = hand_over.store(finished)
             with interruptible():
@@ -70,56 +73,113 @@ def cp(invocation: Invocation, document: Document, settings: Settings) -> None:
     write_info(summary)
 
 
-def _fetch(request: Request, decision: Import, settings: Settings, directory: Path) -> Arrival:
-    """Bring the image into the workspace, looking at every byte on its way: its checksum, then what it is."""
+def _bring_in(request: Request, decision: Import, settings: Settings, directory: Path) -> tuple[Arrival, FinishedImage]:
+    """Fetch the image, and convert it while it arrives where that can be done: else again, one after the other."""
+    try:
+        arrival, conversion = _fetch(request, decision, settings, _made(directory / "arriving"), overlap=True)
+    except (NotWhileArrivingError, SourceChangedError) as error:
+        LOG.warning("%s: it is fetched again, and converted when it is there", error)
+        shutil.rmtree(directory / "arriving")
+        arrival, conversion = _fetch(request, decision, settings, _made(directory / "again"), overlap=False)
+    return arrival, _finish(arrival, conversion, decision.target)
+
+
+def _fetch(
+    request: Request, decision: Import, settings: Settings, directory: Path, overlap: bool
+) -> tuple[Arrival, Conversion | None]:
+    """Bring the image into the workspace, looking at every byte on its way: its checksum, then what it is.
+
+    With ``overlap`` qemu-img follows, where it can: then its result is given, too.
+    """
+    conversion = None
+    with (
+        open_source(decision.location, _source_options(request, settings)) as source,
+        Relay(source.stop) as relay,
+    ):
+        LOG.info("fetching %s, %s bytes", source.name, source.length or "an unknown number of")
+        check_free_space(source.length, source.name, directory)
+        chunks = relay.ahead("download", source)
+        chunks = relay.ahead("verify", verified(chunks, request.image.checksums, source.name))
+        wanted = Wanted(
+            request.image.disk,
+            request.datastore.decompress,
+            settings.max_virtual_size,
+            converts=lambda found: overlap and converts(found.format, decision.target),
+        )
+        reception = Reception(relay, chunks, source.name, source.length, wanted, directory)
+        head = reception.head()
+        if head and decision.target and _may_follow(head, request, settings):
+            conversion = convert_behind(head, directory / "result", decision.target, source.parts())
+        arrival = reception.finish()
+    if head is None or arrival.found.virtual_size != head.found.virtual_size:
+        check_virtual_size(arrival.found.virtual_size, arrival.name, request.image, settings)
+    for note in arrival.found.notes:
+        LOG.warning("%s: %s", arrival.name, note)
+    LOG.info("%s is %s, %d bytes as a disk", arrival.name, arrival.found.format, arrival.found.virtual_size)
+    return arrival, conversion
+
+
+def _may_follow(head: Head, request: Request, settings: Settings) -> bool:
+    """Whether the image is not too large; raises ImageRefusedError when it is, and surely the one that is wanted."""
+    try:
+        check_virtual_size(head.found.virtual_size, head.name, request.image, settings)
+    except ImageRefusedError:
+        if head.certain:
+            raise
+        return False
+    return True
+
+
+def _finish(arrival: Arrival, conversion: Conversion | None, target: ImageFormat | None) -> FinishedImage:
+    """The file for the datastore: what arrived itself, where its format is right already."""
+    found = arrival.found
+    if not arrival.unfolded:
+        confirm_source(arrival.path, found, arrival.name, arrival.extents)
+    if not converts(found.format, target) and not arrival.extents:
+        return FinishedImage(arrival.path, found.format, found.virtual_size)
+    result, result_format = arrival.path.parent / "result", target or found.format
+    if conversion is None or not conversion.made(arrival):
+        result.unlink(missing_ok=True)
+        qemu_img.convert(arrival.path, found, result, result_format, arrival.name)
+    confirm_result(result, result_format, found.virtual_size, arrival.name)
+    for path in (arrival.path, *arrival.extents):
+        path.unlink()
+    return FinishedImage(result, result_format, found.virtual_size)
+
+
+def _source_options(request: Request, settings: Settings) -> SourceOptions:
     var, etc, _ = opennebula_directories()
-    options = SourceOptions(
+    rules = AddressRules.of(settings.private_addresses, settings.allowed_hosts)
+    return SourceOptions(
         http=HttpOptions(
             connect_timeout=settings.connect_timeout,
             idle_timeout=settings.idle_timeout,
+            transfer_timeout=settings.transfer_timeout,
             verify=settings.tls_verify,
             ca_file=settings.tls_ca_file,
             bandwidth=request.datastore.bandwidth,
             min_rate=settings.min_rate,
+            rules=rules,
+            downgrade=bool(request.image.checksums),
         ),
-        ssh=SshOptions(settings.connect_timeout, settings.idle_timeout, request.datastore.bandwidth),
+        ssh=SshOptions(
+            settings.connect_timeout,
+            settings.idle_timeout,
+            settings.transfer_timeout,
+            request.datastore.bandwidth,
+            settings.min_rate,
+            rules,
+        ),
         s3=request.s3,
         directories=DirectoryRules.of(
             request.datastore.safe_dirs, (var, etc, Path.home(), *request.datastore.restricted_dirs)
         ),
     )
-    with open_source(decision.location, options) as source:
-        LOG.info("fetching %s, %s bytes", source.name, source.length or "an unknown number of")
-        check_free_space(source.length, source.name, directory)
-        chunks = verified(source, request.image.checksums, source.name)
-        arrival = receive(
-            chunks,
-            source.name,
-            request.image.disk,
-            directory,
-            unpack=request.datastore.decompress,
-            most=settings.max_virtual_size,
-        )
-        check_virtual_size(arrival.found.virtual_size, arrival.name, request.image, settings)
-        for note in arrival.found.notes:
-            LOG.warning("%s: %s", arrival.name, note)
-        LOG.info("%s is %s, %d bytes as a disk", arrival.name, arrival.found.format, arrival.found.virtual_size)
-        return arrival
 
 
-def _convert(arrival: Arrival, target: ImageFormat | None, directory: Path) -> FinishedImage:
-    """Make the file for the datastore: what arrived itself, where its format is right already."""
-    found = arrival.found
-    # Nobody but the owner of the passphrase can convert an encrypted disk; OpenNebula runs it as it is.
-    unchanged = target in (None, found.format) or found.format is ImageFormat.LUKS
-    if unchanged and not arrival.extents:
-        return FinishedImage(arrival.path, found.format, found.virtual_size)
-    result, result_format = directory / "result", target or found.format
-    qemu_img.convert(arrival.path, found, result, result_format, arrival.name)
-    confirm_result(result, result_format, found.virtual_size, arrival.name)
-    for path in (arrival.path, *arrival.extents):
-        path.unlink()
-    return FinishedImage(result, result_format, found.virtual_size)
+def _made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
 
 
 def _holds_datastore(request: Request) -> bool:

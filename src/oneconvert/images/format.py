@@ -23,3 +23,11 @@ class ImageFormat(str, Enum):
     def opennebula(self) -> str:
         """The name OpenNebula hands to libvirt: to it an encrypted LUKS volume is a raw disk, as in fs/cp."""
         return "raw" if self is ImageFormat.LUKS else self.value
+
+
+def converts(found: ImageFormat, target: ImageFormat | None) -> bool:
+    """Whether an image of format ``found`` must be converted for ``target``; None takes any.
+
+    Nobody but the owner of the passphrase can convert an encrypted disk; OpenNebula runs it as it is.
+    """
+    return target not in (None, found) and found is not ImageFormat.LUKS

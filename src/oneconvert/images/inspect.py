@@ -25,6 +25,7 @@ SECTOR = 512
 AGAIN = "export it again and publish that"
 END = 64 * 1024
 """Bytes at either end of a file in which every image has its magic."""
+ALIGNMENT, FOOTER = 4096, 512
 SMALLEST_STEP = 64 * 1024
 """Bytes that are gathered before the inspectors look: small chunks would make each of them copy its region anew."""
 
@@ -101,6 +102,20 @@ class StreamInspector:
         if len(self._gathered) >= SMALLEST_STEP:
             self._look_at_gathered()
 
+    def so_far(self, length: int | None) -> Inspection | None:
+        """What the image is by all that its end cannot change; None while more of it must be seen.
+
+        ``length`` is the number of bytes that it will have: without it, nothing can be said of a raw disk, nor where it
+        is that of a fixed VHD, which is a raw disk and a footer.
+        """
+        open_questions = not self._length or any(not each.decided and not each.AT_END for each in self._reading)
+        if open_questions or any(inspector not in self._checked for inspector in self._found):
+            return None
+        unknown = length is None or length < SECTOR or length % ALIGNMENT == FOOTER
+        if unknown and all(inspector.FORMAT is None for inspector in self._found):
+            return None
+        return self._verdict(length or 0)
+
     def finish(self) -> Inspection:
         """Give the verdict after the last byte; raises ImageRefusedError."""
         self._look_at_gathered()
@@ -117,7 +132,7 @@ class StreamInspector:
                     f"after {self._length} bytes; check that it was published whole"
                 )
             self._check(inspector, at_end=True)
-        return self._verdict()
+        return self._verdict(self._length)
 
     def _look_at_gathered(self) -> None:
         chunk = bytes(self._gathered)
@@ -175,7 +190,7 @@ class StreamInspector:
             f"{self._name} is damaged: it looks like {inspector.LABEL}, but its header makes no sense; {AGAIN}"
         )
 
-    def _verdict(self) -> Inspection:
+    def _verdict(self, length: int) -> Inspection:
         for inspector in self._found:
             if inspector.FORMAT is not None:
                 return Inspection(
@@ -185,10 +200,8 @@ class StreamInspector:
                     options=inspector.options,
                     notes=inspector.notes,
                 )
-        if self._length < SECTOR:
-            raise ImageRefusedError(
-                f"{self._name} is not a disk image: it has {self._length} bytes, less than one sector"
-            )
-        size = -(-self._length // SECTOR) * SECTOR
-        notes = () if size == self._length else (f"its length, {self._length} bytes, is not in whole sectors",)
+        if length < SECTOR:
+            raise ImageRefusedError(f"{self._name} is not a disk image: it has {length} bytes, less than one sector")
+        size = -(-length // SECTOR) * SECTOR
+        notes = () if size == length else (f"its length, {length} bytes, is not in whole sectors",)
         return Inspection(ImageFormat.RAW, size, ImageFormat.RAW, notes=notes)

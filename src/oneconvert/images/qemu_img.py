@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from socket import socket
 from typing import Any
 
 from oneconvert.errors import CommandError, ImageRefusedError
@@ -54,8 +55,11 @@ def info(image: Path, found: Inspection, name: str) -> ImageInfo:
     return _info([*_format_options(found), _filename(image, found)], image, name)
 
 
-def convert(source: Path, found: Inspection, target: Path, target_format: ImageFormat, name: str = "the image") -> None:
-    """Convert the whole disk, which messages call ``name``.
+def convert(
+    source: Path | socket, found: Inspection, target: Path, target_format: ImageFormat, name: str = "the image"
+) -> None:
+    """Convert the whole disk, which messages call ``name``, from a file or from the network block device at the other
+    end of a socket.
 
     Raises CommandError; the target may be there in part then.
     """
@@ -65,10 +69,16 @@ def convert(source: Path, found: Inspection, target: Path, target_format: ImageF
         cpu_seconds=CONVERT_START + size // CONVERT_SLOWEST,
         file_size=size + size // METADATA_SHARE + METADATA_BASE,
     )
-    arguments = ["convert", *_format_options(found), "-O", target_format.value, _filename(source, found), target]
-    completed = _qemu_img(arguments, limits, source)
+    if isinstance(source, Path):
+        opened: list[str | Path] = [*_format_options(found), _filename(source, found)]
+        completed = _qemu_img(["convert", *opened, "-O", target_format.value, target], limits, source)
+    else:
+        options = (f"driver={found.format.value}", *found.options, "file.driver=nbd", "file.server.type=fd")
+        opened = ["--image-opts", ",".join((*options, f"file.server.str={source.fileno()}"))]
+        completed = _qemu_img(["convert", *opened, "-O", target_format.value, target], limits, target, source)
     if completed.status != 0:
-        raise CommandError(f"{name} cannot be converted to {target_format}: {_why(completed, source, target)}")
+        opened_by = (source, target) if isinstance(source, Path) else (target,)
+        raise CommandError(f"{name} cannot be converted to {target_format}: {_why(completed, *opened_by)}")
 
 
 def check(image: Path, image_format: ImageFormat) -> None:
@@ -119,10 +129,11 @@ def _named_files(answer: dict[str, Any], specific: dict[str, Any]) -> Iterator[o
         yield extent.get("filename")
 
 
-def _qemu_img(arguments: list[str | Path], limits: Limits, image: Path) -> Completed:
-    """Run it where it can reach the directory of ``image`` and nothing else of this host."""
+def _qemu_img(arguments: list[str | Path], limits: Limits, image: Path, device: socket | None = None) -> Completed:
+    """Run it where it can reach the directory of ``image``, a block device, and nothing else of this host."""
     limits = replace(limits, files=(str(image.parent),))
-    completed = run(["qemu-img", *arguments], limits, environment=ENVIRONMENT)
+    descriptors = (device.fileno(),) if device else ()
+    completed = run(["qemu-img", *arguments], limits, environment=ENVIRONMENT, descriptors=descriptors)
     # The directory of the files is one that will be gone when somebody reads this.
     words = [each.name if isinstance(each, Path) else each for each in arguments]
     LOG.info("qemu-img %s: %.1f s", " ".join(words), completed.seconds)

@@ -11,7 +11,7 @@ import signal
 import subprocess  # noqa: TID251 (the one place)
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,14 +72,16 @@ def run(
     limits: Limits,
     stdin: bytes = b"",
     environment: Mapping[str, str] | None = None,
+    descriptors: Collection[int] = (),
 ) -> Completed:
     """Run a program to its end and return how it ended, whatever its status.
 
     The program gets a process group of its own, which is killed when this call is left by an exception (a signal to
-    us becomes one). ``environment`` replaces ours. Raises CommandError when it cannot be started.
+    us becomes one). ``environment`` replaces ours; ``descriptors`` are open files that it inherits. Raises
+    CommandError when it cannot be started.
     """
     started = time.monotonic()
-    process, before = _start(arguments, limits, subprocess.PIPE, environment)
+    process, before = _start(arguments, limits, subprocess.PIPE, environment, descriptors)
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         stdout, stderr = process.communicate(stdin)
@@ -98,7 +100,7 @@ def stream(arguments: Sequence[str | Path], limits: Limits) -> Iterator[Output]:
     The program and all it started are ended when the context is left before the output was read to its end. Raises
     CommandError when it cannot be started.
     """
-    process, before = _start(arguments, limits, subprocess.DEVNULL, None)
+    process, before = _start(arguments, limits, subprocess.DEVNULL, None, ())
     output = Output(process, Path(arguments[0]).name)
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -168,6 +170,12 @@ class Output:
         self.completed = Completed(self._program, status, seconds, b"", bytes(self._stderr))
         _log(self.completed)
 
+    def stop(self) -> None:
+        """Have the program end, while another thread reads: for that it ends early."""
+        if self.completed is None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
     def close(self) -> None:
         """End the program unless it has ended by itself and was read to its end."""
         self._selector.close()
@@ -179,7 +187,11 @@ class Output:
 
 
 def _start(
-    arguments: Sequence[str | Path], limits: Limits, stdin: int, environment: Mapping[str, str] | None
+    arguments: Sequence[str | Path],
+    limits: Limits,
+    stdin: int,
+    environment: Mapping[str, str] | None,
+    descriptors: Collection[int],
 ) -> tuple[subprocess.Popen[bytes], set[int]]:
     """Start a program behind the launcher, in a process group of its own.
 
@@ -204,6 +216,7 @@ def _start(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=None if environment is None else dict(environment),
+            pass_fds=tuple(descriptors),
             start_new_session=True,
         )
     except OSError as error:

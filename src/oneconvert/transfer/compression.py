@@ -13,7 +13,7 @@ import lz4.frame
 from isal import igzip_lib
 
 from oneconvert.errors import TransferError
-from oneconvert.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
+from oneconvert.zstd import DecompressionParameter, ZstdDecompressor, ZstdError, get_frame_info
 
 CHUNK = 1024 * 1024
 # The largest dictionary that 'xz -9' makes wants 65 MiB; a header may ask for 4 GiB.
@@ -83,6 +83,21 @@ def find_compression(head: bytes) -> str | None:
     if SKIPPABLE.match(head):
         return "zstd"
     return next((kind for kind, (magic, _) in COMPRESSIONS.items() if head.startswith(magic)), None)
+
+
+def unpacked_length(head: bytes) -> int | None:
+    """The number of bytes that are compressed in a stream, where its first frame says so; it may be wrong.
+
+    Source: RFC 8878, "Frame_Content_Size"; the LZ4 frame format, "Content Size".
+    """
+    try:
+        if find_compression(head) == "zstd":
+            return get_frame_info(head).decompressed_size or None
+        if find_compression(head) == "lz4":
+            return int(lz4.frame.get_frame_info(head)["content_size"]) or None
+    except ERRORS:
+        pass
+    return None
 
 
 def decompressed(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:

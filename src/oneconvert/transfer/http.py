@@ -1,169 +1,189 @@
-"""Images behind http:// and https://."""
+"""Images behind http:// and https://: their bytes from the first to the last, however often the connection breaks."""
 
 from __future__ import annotations
 
-import ssl
-import time
+import logging
+import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Callable, NoReturn
-from urllib.parse import urlsplit
+from typing import Callable
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 
-from oneconvert.errors import TransferError
+from oneconvert.errors import HttpStatusError, NotConnectedError, SourceChangedError, TransferError
+from oneconvert.transfer.connection import Watchdog
+from oneconvert.transfer.http_parts import Parts
+from oneconvert.transfer.http_request import Answer, HttpOptions, Part, ask, public_name
 from oneconvert.transfer.pace import Pace
 
+LOG = logging.getLogger(__name__)
+
 CHUNK = 1024 * 1024
-MAX_REDIRECTS = 10
-# Tries to get an answer at all; a transfer that has begun is not repeated.
-RETRIES = 3
+# Tries that follow a failed one, and what is waited before the first of them; each next one waits twice as long.
+RETRIES = 4
+FIRST_RETRIES = 2  # of the question that begins the download: a wrong port should be told soon
+BACK_OFF = 0.5  # seconds
+UNAVAILABLE = (502, 503, 504)
 
 
-@dataclass(frozen=True)
-class HttpOptions:
-    """How to talk to servers. Timeouts in seconds; ``bandwidth``, the most that is taken, and ``min_rate``, the least
-    that is tolerated, in bytes per second. None: the system's certificates, no limit.
+class Download:
+    """One file, as sent: a Content-Encoding is left in place, it is undone with other compression.
+
+    A connection that breaks is made again and goes on where it broke, where the server can (Range and a validator).
     """
 
-    connect_timeout: float
-    idle_timeout: float
-    verify: bool
-    ca_file: Path | None
-    bandwidth: int | None
-    min_rate: int
-
-
-class HttpBody:
-    """The body of one answer, as sent: a Content-Encoding is left in place, it is undone with other compression."""
-
-    def __init__(self, response: requests.Response, name: str, options: HttpOptions) -> None:
-        self.name = name
-        self.length = _content_length(response)
-        # What has arrived, without waiting for more: or else nobody would notice how slowly it comes. urllib3 1.26,
-        # which botocore wants on Python 3.9, cannot.
-        self._read: Callable[..., bytes] = getattr(response.raw, "read1", response.raw.read)
+    def __init__(self, location: str, options: HttpOptions) -> None:
+        self.name = public_name(location)
+        self._location = location
         self._options = options
+        self._stopped = threading.Event()
+        self._pace = Pace(
+            self.name,
+            options.min_rate,
+            options.bandwidth,
+            options.idle_timeout,
+            options.transfer_timeout,
+            self._stopped.wait,
+        )
+        self._watchdog = Watchdog()
+        self._answer = self._first_answer()
+        self.length = self._answer.length
+        self._validator = self._answer.validator
+
+    def close(self) -> None:
+        """End the connection."""
+        self._answer.close()
+
+    def stop(self) -> None:
+        """Make another thread that reads, or asks, or waits to ask again, give up."""
+        self._stopped.set()
+        self._watchdog.end()
 
     def __iter__(self) -> Iterator[bytes]:
-        received, started = 0, time.monotonic()
-        bandwidth = self._options.bandwidth
-        pace = Pace(self._options.min_rate, self._options.idle_timeout, self.name)
-        gathered = bytearray()
+        received, since, tries = 0, 0, 0
+        self._pace.begin_content()
         while True:
             try:
-                piece = self._read(CHUNK, decode_content=False)
+                for chunk in self._body(received):
+                    received += len(chunk)
+                    yield chunk
+                return
+            except _BrokenError as broken:
+                hopeless = tries >= RETRIES and received - since < CHUNK
+                if self._validator is None or hopeless or self._stopped.is_set():
+                    raise TransferError(f"{self.name}: {broken}") from None
+                LOG.warning("%s: %s; the download goes on from there", self.name, broken)
+            # A server that gives a byte at a time must not do so for ever.
+            if received - since >= CHUNK:
+                since, tries = received, 0
+            while not self._resume(received, tries):
+                tries += 1
+            tries += 1
+
+    def parts(self) -> Parts | None:
+        """Another way to the same file; None where the server gives no parts."""
+        if self._validator is None or self.length is None:
+            return None
+        return Parts(self._location, self._options, self.name, self._validator, self.length)
+
+    def _ask(self, part: Part | None = None) -> Answer:
+        try:
+            return ask(self._location, self._options, self.name, self._pace.remaining(), self._watchdog, part)
+        except TransferError:
+            # What has failed for want of time says so.
+            self._pace.remaining()
+            raise
+
+    def _first_answer(self) -> Answer:
+        for tries in range(FIRST_RETRIES + 1):
+            try:
+                return self._ask()
+            except (NotConnectedError, HttpStatusError) as error:
+                hopeless = isinstance(error, HttpStatusError) and error.status not in UNAVAILABLE
+                if hopeless or tries == FIRST_RETRIES:
+                    raise
+                self._wait(tries)
+        raise AssertionError("the last try returns or raises")
+
+    def _resume(self, received: int, tries: int) -> bool:
+        """Ask for what is missing; False when it is worth to try that again.
+
+        Raises SourceChangedError when the file is another one by now.
+        """
+        assert self._validator is not None
+        self._answer.close()
+        self._wait(tries)
+        try:
+            answer = self._ask(Part(received, self._validator))
+        except TransferError:
+            if tries >= RETRIES or self._stopped.is_set():
+                raise
+            return False
+        self._answer = answer
+        if answer.response.status_code == requests.codes.ok or answer.is_of_another(self._validator):
+            raise SourceChangedError(
+                f"{self.name} was changed while it was downloaded, or its server sends no parts of it"
+            )
+        if not answer.begins_at(received, self.length or 0):
+            raise TransferError(f"{self.name}: the server sends another part than the one that is missing")
+        return True
+
+    def _wait(self, tries: int) -> None:
+        self._stopped.wait(min(BACK_OFF * 2**tries, self._pace.remaining()))
+
+    def _body(self, received: int) -> Iterator[bytes]:
+        """What this connection has, in chunks. Raises _BrokenError when it ends early."""
+        raw = self._answer.response.raw
+        # What has arrived, without waiting for more: or else nobody would notice how slowly it comes. urllib3 1.26,
+        # which botocore wants on Python 3.9, cannot.
+        read: Callable[..., bytes] = getattr(raw, "read1", raw.read)
+        gathered = bytearray()
+        while True:
+            piece, broken = b"", self._incomplete(received + len(gathered))
+            # Some bytes are no content: those of headers of chunks, and of trailers. They must come to an end, too.
+            self._watchdog.allow(min(2 * self._options.idle_timeout, self._pace.remaining()))
+            try:
+                piece = read(CHUNK, decode_content=False)
+                self._watchdog.allow(math.inf)
+                if self._watchdog.expired:
+                    piece, broken = b"", f"the server stopped sending after {received + len(gathered)} bytes"
             except urllib3.exceptions.ReadTimeoutError:
-                raise TransferError(f"{self.name}: the server stopped sending after {received} bytes") from None
-            except urllib3.exceptions.HTTPError:
-                self._fail_short(received)
-            received += len(piece)
+                broken = f"the server stopped sending after {received + len(gathered)} bytes"
+            except (urllib3.exceptions.HTTPError, OSError):
+                broken = broken or f"the download is incomplete, it broke after {received + len(gathered)} bytes"
             gathered += piece
             if len(gathered) >= CHUNK or (gathered and not piece):
+                received += len(gathered)
                 yield bytes(gathered)
                 gathered.clear()
             if not piece:
-                break
-            pace.passed(len(piece))
-            if bandwidth:
-                time.sleep(max(0.0, received / bandwidth - (time.monotonic() - started)))
-        if self.length is not None and received != self.length:
-            self._fail_short(received)
+                self._pace.remaining()
+                if broken:
+                    raise _BrokenError(broken)
+                return
+            self._pace.passed(len(piece))
 
-    def _fail_short(self, received: int) -> NoReturn:
-        announced = "" if self.length is None else f" of {self.length}"
-        raise TransferError(
-            f"{self.name}: the download is incomplete, the connection ended after {received}{announced} bytes"
-        ) from None
+    def _incomplete(self, received: int) -> str:
+        """What is said of a connection that ends here; empty where it may."""
+        if self.length in (None, received):
+            return ""
+        return f"the download is incomplete, the connection ended after {received} of {self.length} bytes"
+
+
+class _BrokenError(Exception):
+    """The connection ended before the file did; the text says how."""
 
 
 @contextmanager
-def open_url(location: str, options: HttpOptions) -> Iterator[HttpBody]:
+def open_url(location: str, options: HttpOptions) -> Iterator[Download]:
     """Ask for ``location`` and follow redirects, to http and https only.
 
-    Raises TransferError when there is no answer, or not the file.
+    Raises NotAllowedError for hosts that may not be asked, TransferError when there is no answer, or not the file.
     """
-    name = public_name(location)
-    with requests.Session() as session:
-        session.max_redirects = MAX_REDIRECTS
-        # With it requests would look for a password for the host in ~/.netrc, and prefer REQUESTS_CA_BUNDLE to us.
-        session.trust_env = False
-        retries = urllib3.Retry(
-            total=None, connect=RETRIES, read=0, status=RETRIES, other=0, redirect=False, backoff_factor=1,
-            status_forcelist=(502, 503, 504), allowed_methods=("GET",), raise_on_status=False,
-        )  # fmt: skip
-        for prefix in ("http://", "https://"):
-            session.mount(prefix, HTTPAdapter(max_retries=retries))
-        trusted = options.ca_file or system_certificates()
-        verify = (str(trusted) if trusted else True) if options.verify else False
-        if not options.verify:
-            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-        try:
-            response = session.get(
-                location,
-                stream=True,
-                proxies=requests.utils.get_environ_proxies(location, no_proxy=None),
-                verify=verify,
-                timeout=(options.connect_timeout, options.idle_timeout),
-                headers={"Accept-Encoding": "identity", "User-Agent": "oneconvert"},
-            )
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise TransferError(f"{name}: {_reason(error)}") from None
-        with response:
-            if response.status_code != requests.codes.ok:
-                raise TransferError(
-                    f"{name}: the server answered {response.status_code} {response.reason or ''}".rstrip()
-                    + "; check the address of the image"
-                )
-            yield HttpBody(response, name, options)
-
-
-def public_name(location: str) -> str:
-    """A URL without user, password and query, which may hold secrets: for messages and logs."""
+    download = Download(location, options)
     try:
-        parts = urlsplit(location)
-        host = parts.hostname or ""
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "the image's URL"
-    host = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{host}{port}{parts.path}"
-
-
-def system_certificates() -> Path | None:
-    """The certificates that this host trusts, as OpenSSL finds them: requests would bring a list of its own.
-
-    None when the host has none at all.
-    """
-    paths = ssl.get_default_verify_paths()
-    if paths.cafile:
-        return Path(paths.cafile)
-    directory = Path(paths.capath) if paths.capath else None
-    return directory if directory and any(directory.iterdir()) else None
-
-
-def _content_length(response: requests.Response) -> int | None:
-    text = response.headers.get("Content-Length", "")
-    chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
-    return int(text) if text.isascii() and text.isdecimal() and not chunked else None
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, without the URL that the texts of requests repeat."""
-    if isinstance(error, requests.exceptions.SSLError):
-        return "the server's TLS certificate is not trusted; set tls_ca_file (or tls_verify = no) in oneconvert.conf"
-    if isinstance(error, requests.TooManyRedirects):
-        return f"more than {MAX_REDIRECTS} redirects"
-    if isinstance(error, requests.exceptions.InvalidSchema):
-        return "the server redirects to something that is neither http nor https"
-    if isinstance(error, requests.exceptions.ProxyError):
-        return "the proxy cannot be reached"
-    if isinstance(error, requests.Timeout):
-        return "the server does not answer"
-    if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, ValueError)):
-        return "the URL is not valid"
-    return "the server cannot be reached"
+        yield download
+    finally:
+        download.close()

@@ -13,8 +13,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
 
-from oneconvert.errors import NotAllowedError, SettingsError, TransferError
-from oneconvert.transfer.http import HttpBody, HttpOptions, open_url
+from oneconvert.errors import HttpStatusError, NotAllowedError, SettingsError, TransferError
+from oneconvert.transfer.http import Download, open_url
+from oneconvert.transfer.http_request import HttpOptions
 
 DEFAULT_REGION = "us-east-1"
 # Seconds that the URL is good for: the slowest download, and another connection near its end.
@@ -29,8 +30,7 @@ HOST_LABEL = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 REGION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
-# How open_url words an answer that is not the object.
-ANSWERED = re.compile(r": the server answered ([0-9]{3})\b")
+# What an answer that is not the object means.
 REASONS = {
     301: "the bucket is somewhere else; check REGION and ENDPOINT of the marketplace",
     307: "the bucket is somewhere else; check REGION and ENDPOINT of the marketplace",
@@ -55,7 +55,7 @@ class S3Credentials:
 
 
 @contextmanager
-def open_object(location: str, credentials: S3Credentials, http: HttpOptions) -> Iterator[HttpBody]:
+def open_object(location: str, credentials: S3Credentials, http: HttpOptions) -> Iterator[Download]:
     """Ask for the object at ``location``.
 
     Raises SettingsError for attributes of the marketplace that cannot be used, NotAllowedError for what is no name of
@@ -66,7 +66,7 @@ def open_object(location: str, credentials: S3Credentials, http: HttpOptions) ->
     with ExitStack() as stack:
         try:
             body = stack.enter_context(open_url(url, http))
-        except TransferError as error:
+        except HttpStatusError as error:
             raise _explained(error, name) from None
         body.name = name
         yield body
@@ -89,10 +89,9 @@ def presigned_url(location: str, credentials: S3Credentials) -> str:
     return str(request.url)
 
 
-def _explained(error: TransferError, name: str) -> TransferError:
+def _explained(error: HttpStatusError, name: str) -> TransferError:
     """The error in terms of S3, where the answer has a meaning there; else as it is."""
-    answer = ANSWERED.search(str(error))
-    reason = REASONS.get(int(answer[1])) if answer else None
+    reason = REASONS.get(error.status)
     return TransferError(f"{name}: {reason}") if reason else error
 
 

@@ -11,6 +11,8 @@ from typing import Callable, Protocol
 from oneconvert.errors import NotAllowedError
 from oneconvert.transfer import http, local, s3, ssh
 from oneconvert.transfer.directories import DirectoryRules
+from oneconvert.transfer.http_parts import Parts
+from oneconvert.transfer.http_request import HttpOptions
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
@@ -27,6 +29,11 @@ class Source(Protocol):
     @property
     def length(self) -> int | None: ...  # noqa: D102
     def __iter__(self) -> Iterator[bytes]: ...
+    def parts(self) -> Parts | None:
+        """A way to read parts of it out of turn, where there is one."""
+
+    def stop(self) -> None:
+        """Make another thread that waits for bytes give up."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class SourceOptions:
     ``s3`` is None for an image that comes from no marketplace with such keys.
     """
 
-    http: http.HttpOptions
+    http: HttpOptions
     ssh: ssh.SshOptions
     s3: s3.S3Credentials | None
     directories: DirectoryRules

@@ -1,16 +1,20 @@
-"""The local copy of an image while it arrives: a sparse file."""
+"""The local copy of an image while it arrives: a sparse file that others may read as it grows."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import Callable
 
 from oneconvert.errors import TransferError
 
 BLOCK = 64 * 1024
 ZEROS = bytes(BLOCK)
+# fallocate(2), linux/falloc.h
+KEEP_SIZE, PUNCH_HOLE = 1, 2
 
 
 class Spool:
@@ -22,10 +26,15 @@ class Spool:
     def __init__(self, path: Path, name: str) -> None:
         """Raises TransferError when the file cannot be made."""
         self.path = path
+        self.name = name
         self.length = 0
-        self._name = name
+        """How many bytes have arrived; others may read them."""
+        self.complete = False
+        self.failed = False
+        """Nothing more will arrive, though not all has."""
+        self._call: Callable[[], None] = lambda: None
         try:
-            self._file = path.open("xb", buffering=0)
+            self._file = path.open("xb+", buffering=0)
         except OSError as error:
             raise self._failure(error) from None
 
@@ -35,21 +44,35 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.failed = not self.complete
+        self._call()
         self._file.close()
+
+    def fileno(self) -> int:
+        """The file."""
+        return self._file.fileno()
+
+    def on_growth(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called, by the thread that writes, whenever there is more; once for what is there already."""
+        self._call = call
+        call()
 
     def write(self, chunk: bytes) -> None:
         """Append ``chunk``."""
-        view = memoryview(chunk)
-        start = 0
-        while start < len(view):
+        start, size = 0, len(chunk)
+        while start < size:
             end = start
-            hole = self._is_zeros(view[start : start + BLOCK])
-            while end < len(view) and self._is_zeros(view[end : end + BLOCK]) is hole:
-                end = min(end + BLOCK, len(view))
+            hole = self._is_zeros(chunk, start)
+            while end < size and self._is_zeros(chunk, end) is hole:
+                end = min(end + BLOCK, size)
             if not hole:
-                self._write_at(view[start:end], self.length + start)
+                self._write_at(memoryview(chunk)[start:end], self.length + start)
             start = end
-        self.length += len(view)
+        self._grow(size)
+
+    def skip(self, count: int) -> None:
+        """Append ``count`` bytes of zeros."""
+        self._grow(count)
 
     def finish(self) -> None:
         """Give the file its full length: a hole at its end exists only then."""
@@ -57,9 +80,17 @@ class Spool:
             self._file.truncate(self.length)
         except OSError as error:
             raise self._failure(error) from None
+        self.complete = True
+        self._call()
+
+    def _grow(self, count: int) -> None:
+        self.length += count
+        self._call()
 
     @staticmethod
-    def _is_zeros(block: memoryview) -> bool:
+    def _is_zeros(chunk: bytes, start: int) -> bool:
+        # Of bytes, unlike of views of them, the comparison is that of memcmp(3).
+        block = chunk[start : start + BLOCK]
         return block == ZEROS if len(block) == BLOCK else not any(block)
 
     def _write_at(self, data: memoryview, offset: int) -> None:
@@ -73,7 +104,17 @@ class Spool:
     def _failure(self, error: OSError) -> TransferError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return TransferError(
-                f"no space left in {self.path.parent} after {self.length} bytes of {self._name}: free some, or set "
+                f"no space left in {self.path.parent} after {self.length} bytes of {self.name}: free some, or set "
                 "scratch_dir in oneconvert.conf to a larger file system"
             )
-        return TransferError(f"cannot write {self._name} to {self.path.parent}: {error.strerror}")
+        return TransferError(f"cannot write {self.name} to {self.path.parent}: {error.strerror}")
+
+
+def forget(file: int, start: int, length: int) -> None:
+    """Give back the space of bytes of a file that nobody will read again, where the file system can.
+
+    Source: fallocate(2), for which Python has no function.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    flags = ctypes.c_int(KEEP_SIZE | PUNCH_HOLE)
+    libc.fallocate(ctypes.c_int(file), flags, ctypes.c_int64(start), ctypes.c_int64(length))

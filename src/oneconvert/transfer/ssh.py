@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +19,8 @@ from typing import NoReturn
 
 from oneconvert.errors import NotAllowedError, TransferError
 from oneconvert.jobs.process import UNLIMITED, Completed, Output, stream
+from oneconvert.transfer.addresses import AddressRules
+from oneconvert.transfer.pace import Pace
 
 # Neither user nor host can be an option, or anything else to ssh than what they are.
 LOCATION = re.compile(
@@ -70,11 +72,16 @@ REMOTE_REASONS = (
 
 @dataclass(frozen=True)
 class SshOptions:
-    """How to talk to hosts: timeouts in seconds, ``bandwidth`` in bytes per second, None for no limit."""
+    """How to talk to hosts: timeouts in seconds, that of the whole transfer 0 for no limit; ``bandwidth``, None for no
+    limit, and ``min_rate`` in bytes per second.
+    """
 
     connect_timeout: float
     idle_timeout: float
+    transfer_timeout: float
     bandwidth: int | None
+    min_rate: int
+    rules: AddressRules
 
 
 class RemoteFile:
@@ -85,16 +92,33 @@ class RemoteFile:
         self._path = path
         self._output = output
         self._options = options
+        self._stopped = threading.Event()
         self.length, self._head = self._read_mark()
 
+    def parts(self) -> None:
+        """There is one way to the file."""
+
+    def stop(self) -> None:
+        """Make another thread that reads give up."""
+        self._stopped.set()
+        self._output.stop()
+
     def __iter__(self) -> Iterator[bytes]:
-        received, started = 0, time.monotonic()
+        received = 0
+        options = self._options
+        pace = Pace(
+            self.name,
+            options.min_rate,
+            options.bandwidth,
+            options.idle_timeout,
+            options.transfer_timeout,
+            self._stopped.wait,
+        )
         chunk = self._head or self._read(0)
         while chunk:
             received += len(chunk)
             yield chunk
-            if self._options.bandwidth:
-                time.sleep(max(0.0, received / self._options.bandwidth - (time.monotonic() - started)))
+            pace.passed(len(chunk))
             chunk = self._read(received)
         if self.length not in (None, received):
             raise TransferError(
@@ -159,6 +183,7 @@ def open_remote_file(location: str, options: SshOptions) -> Iterator[RemoteFile]
     cannot be read.
     """
     destination, port, path = _parse(location)
+    _check_host(destination.rpartition("@")[2].strip("[]"), options.rules)
     with stream(_command(destination, port, path, options), UNLIMITED) as output:
         name = f"ssh://{destination}:{port + ':' if port else ''}{path}"
         yield RemoteFile(output, name, path, options)
@@ -176,6 +201,17 @@ def _parse(location: str) -> tuple[str, str, str]:
             "ssh://host:port:/path"
         )
     return match["destination"], match["port"] or "", match["path"]
+
+
+def _check_host(host: str, rules: AddressRules) -> None:
+    """Judge the host by its addresses, or by its name alone where that is one of the SSH configuration only."""
+    try:
+        try:
+            rules.resolve(host)
+        except (OSError, UnicodeError):
+            rules.check_unresolved(host)
+    except NotAllowedError as error:
+        raise NotAllowedError(f"the ssh:// location of the image: {error}") from None
 
 
 def _command(destination: str, port: str, path: str, options: SshOptions) -> list[str]:

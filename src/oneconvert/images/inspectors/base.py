@@ -47,6 +47,8 @@ class Inspector(FileInspector):
     """What the user calls it, with its article: "a qcow2 image"."""
     FORMAT: ClassVar[ImageFormat | None] = None
     """None for what is only found to be refused."""
+    AT_END: ClassVar[bool] = False
+    """Whether only the last bytes of an image can show that it is one of this kind."""
     MAGIC: ClassVar[str] = "header"
     """The region that holds all that ``format_match`` looks at."""
 

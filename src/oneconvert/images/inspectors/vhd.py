@@ -161,6 +161,7 @@ class VhdFixedInspector(Inspector, FileInspector):
     NAME = "vhd"
     LABEL = "a fixed VHD"
     FORMAT = ImageFormat.VHD
+    AT_END = True
     MAGIC = "footer"
 
     def _initialize(self) -> None:

@@ -1,0 +1,169 @@
+"""One image out of its bytes: written to a file of the workspace, inspected, and announced while it still arrives."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Callable
+
+from oneconvert.errors import ImageRefusedError
+from oneconvert.images.format import ImageFormat
+from oneconvert.images.inspect import Inspection, StreamInspector
+from oneconvert.images.vmdk_stream import Header, NotSequentialError, StreamedDisk
+from oneconvert.transfer.spool import Spool
+
+# Where an image has not said what it is by then, it is looked at when it is there.
+LONGEST_HEAD = 8 * 1024 * 1024
+
+
+class NotWhileArrivingError(Exception):
+    """The image turned out other than it began, and not enough of it is left to begin anew."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """An image that has begun to arrive. ``found`` is what all but its end can tell.
+
+    ``spool`` grows; it holds the image, or with ``unfolded`` the raw disk in it. ``length`` is the number of bytes that
+    it will have, None when nobody knows, and ``position`` where they begin in the source, None when they are not there
+    as they are. ``certain`` says that this is the image that is wanted, and no other.
+    """
+
+    name: str
+    found: Inspection
+    spool: Spool
+    length: int | None
+    position: int | None
+    unfolded: bool
+    certain: bool
+
+    @property
+    def content(self) -> Inspection:
+        """What is in the spool."""
+        return replace(self.found, format=ImageFormat.RAW, options=()) if self.unfolded else self.found
+
+
+@dataclass(frozen=True)
+class Landed:
+    """An image that has arrived in ``path``: the raw disk in it when it was ``unfolded``."""
+
+    path: Path
+    found: Inspection
+    unfolded: bool = False
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """Who wants to know of an image as soon as its head is there; ``call`` says whether it will be converted, when it
+    is worth to unfold it. See Head for ``certain``.
+    """
+
+    call: Callable[[Head], None]
+    converts: Callable[[Inspection], bool]
+    certain: bool
+
+
+def land(
+    chunks: Iterator[bytes],
+    name: str,
+    path: Path,
+    length: int | None,
+    position: int | None,
+    announcement: Announcement | None,
+    *,
+    keep: bool = False,
+) -> Landed:
+    """Write ``chunks`` to ``path`` and inspect them. ``length`` and ``position`` as in Head.
+
+    Raises ImageRefusedError as soon as that is certain; the rest of ``chunks`` is left, or with ``keep`` written all
+    the same, for it may be something else than an image.
+    """
+    inspector = StreamInspector(name)
+    inspected = _inspected(chunks, inspector, keep)
+    with Spool(path, name) as spool:
+        try:
+            return _land(inspected, inspector, spool, length, position, announcement)
+        except ImageRefusedError:
+            if keep:
+                spool.failed = True  # as an image
+                spool.finish()
+            raise
+
+
+def _land(
+    inspected: Iterator[bytes],
+    inspector: StreamInspector,
+    spool: Spool,
+    length: int | None,
+    position: int | None,
+    announcement: Announcement | None,
+) -> Landed:
+    begun: list[bytes] = []
+    head = announcement and _begin(inspected, begun, inspector, spool, length, position, announcement)
+    layout = None
+    if head and announcement:
+        if head.certain and head.found.format is ImageFormat.VMDK:
+            layout = Header.parse(b"".join(begun))
+        head = replace(head, unfolded=layout is not None)
+        announcement.call(head)
+    every = itertools.chain(begun, inspected)
+    if layout:
+        _unfold(every, layout, spool)
+    else:
+        for chunk in every:
+            spool.write(chunk)
+    found = inspector.finish()
+    if head and head.certain and found != head.found:
+        raise NotWhileArrivingError(f"{spool.name} does not end as it began")
+    spool.finish()
+    return Landed(spool.path, found, unfolded=layout is not None)
+
+
+def _begin(
+    inspected: Iterator[bytes],
+    begun: list[bytes],
+    inspector: StreamInspector,
+    spool: Spool,
+    length: int | None,
+    position: int | None,
+    announcement: Announcement,
+) -> Head | None:
+    """Take the first chunks into ``begun``, until it is known what they are; None when nobody wants to know."""
+    while sum(map(len, begun)) < LONGEST_HEAD:
+        chunk = next(inspected, b"")
+        begun.append(chunk)
+        found = inspector.so_far(length)
+        if found:
+            wanted = announcement.converts(found)
+            certain = announcement.certain
+            return Head(spool.name, found, spool, length, position, unfolded=False, certain=certain) if wanted else None
+        if not chunk:
+            break
+    return None
+
+
+def _inspected(chunks: Iterator[bytes], inspector: StreamInspector, keep: bool) -> Iterator[bytes]:
+    for chunk in chunks:
+        try:
+            inspector.feed(chunk)
+        except ImageRefusedError:
+            if keep:
+                yield chunk
+                yield from chunks
+            raise
+        yield chunk
+
+
+def _unfold(chunks: Iterator[bytes], layout: Header, spool: Spool) -> None:
+    try:
+        for offset, data in StreamedDisk(chunks, layout):
+            spool.skip(offset - spool.length)
+            spool.write(data)
+    except NotSequentialError:
+        # What is wrong with it, if anything is, is the inspector's to say.
+        for _ in chunks:
+            pass
+        raise NotWhileArrivingError(f"{spool.name} is not laid out in the order of its disk") from None
+    spool.skip(layout.capacity * 512 - spool.length)

@@ -1,0 +1,278 @@
+"""The disk in a streamOptimized VMDK, while the file streams by.
+
+Its grains are deflated one by one, in the order of the disk, and each says where it belongs; so the disk can be had
+from front to back without the tables, on all cores, where qemu-img needs tables that may be at the end and inflates on
+one. The tables are held against what was read: a file whose tables lead elsewhere is not ours to interpret.
+
+Source: VMware, "Virtual Disk Format 5.0", section "Stream-Optimized Compressed Sparse Extents"; for the tables in
+front, which qemu writes, its block/vmdk.c.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+from array import array
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import cast
+
+from isal import igzip_lib
+
+SECTOR = 512
+MAGIC = b"KDMV"
+FLAG_COMPRESSED, FLAG_MARKERS = 1 << 16, 1 << 17
+DEFLATE = 1
+GD_AT_END = 0xFFFFFFFFFFFFFFFF
+END_OF_STREAM, GRAIN_TABLE, GRAIN_DIRECTORY, FOOTER = range(4)
+ZERO_GRAIN = 1
+GRAIN_MARKER = struct.Struct("<QI")
+METADATA_MARKER = struct.Struct("<QII")
+LARGEST_GRAIN = 2 * 1024 * 1024
+# What is kept of the tables in front: those of a disk of 1 TiB with the usual grains.
+LARGEST_TABLES = 64 * 1024 * 1024
+LARGEST_METADATA = 64 * 1024 * 1024
+MOST_UNCONFIRMED = 1 << 18  # grains: 16 GiB of the disk
+MOST_TABLES = 1 << 18
+BATCH = 512 * 1024  # bytes of the disk that a thread inflates at a time
+MOST_THREADS = 4
+ISAL_ERRORS = cast(type[Exception], igzip_lib.IsalError)
+
+
+class NotSequentialError(Exception):
+    """The file is not laid out in the order of its disk, or its tables say something else than its grains."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """The fields that matter here; sizes and offsets in sectors."""
+
+    capacity: int
+    grain: int
+    table_entries: int
+    directory: int
+    overhead: int
+
+    @classmethod
+    def parse(cls, head: bytes) -> Header | None:
+        """Read the header from the first sector; None when this is no such file, or one of unusual dimensions."""
+        if len(head) < SECTOR or not head.startswith(MAGIC):
+            return None
+        flags, capacity, grain, entries, directory, overhead = struct.unpack_from("<8xIQQ16xI8xQQ", head)
+        (compression,) = struct.unpack_from("<H", head, 0x4D)
+        both = FLAG_COMPRESSED | FLAG_MARKERS
+        if flags & both != both or compression != DEFLATE or entries != 512:
+            return None
+        if not 0 < grain * SECTOR <= LARGEST_GRAIN or not capacity or not 0 < overhead * SECTOR <= LARGEST_TABLES:
+            return None
+        return cls(capacity, grain, entries, directory, overhead)
+
+
+@dataclass(frozen=True)
+class Grain:
+    """A piece of the disk as it is in the file: ``number`` counts grains of the disk."""
+
+    number: int
+    data: bytes
+
+
+class StreamedDisk:
+    """Reads the disk. Iterating gives ``(offset, bytes)`` in ascending order; what is in no piece is zeros.
+
+    Raises NotSequentialError; all that was given until then may be wrong.
+    """
+
+    def __init__(self, chunks: Iterable[bytes], header: Header) -> None:
+        self._chunks = iter(chunks)
+        self._header = header
+        self._buffer = b""
+        self._start = 0
+        self._at = 0
+        """Bytes of the file that were read."""
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), "inflate") as pool:
+            waiting: deque[Future[list[tuple[int, bytes]]]] = deque()
+            for batch in self._batches():
+                waiting.append(pool.submit(self._inflate, batch))
+                while waiting and (waiting[0].done() or len(waiting) > 4 * MOST_THREADS):
+                    yield from waiting.popleft().result()
+            for each in waiting:
+                yield from each.result()
+        for _ in self._chunks:  # padding
+            pass
+
+    def _batches(self) -> Iterator[list[Grain]]:
+        most = max(1, BATCH // (self._header.grain * SECTOR))
+        batch: list[Grain] = []
+        for grain in self._grains():
+            batch.append(grain)
+            if len(batch) == most:
+                yield batch
+                batch = []
+        yield batch
+
+    def _grains(self) -> Iterator[Grain]:
+        header = self._header
+        tables = Tables(header, self._read(header.overhead * SECTOR))
+        last = -1
+        # qemu writes no marker at the end; then the tables say whether it is one.
+        while header.directory == GD_AT_END or self._has_more():
+            sector = self._at // SECTOR
+            marker = self._read(SECTOR)
+            lba, size = GRAIN_MARKER.unpack_from(marker)
+            if size:
+                number, odd = divmod(lba, header.grain)
+                if odd or not last < number or lba >= header.capacity or size > 2 * header.grain * SECTOR:
+                    raise NotSequentialError
+                rest = size + GRAIN_MARKER.size - SECTOR
+                data = marker[GRAIN_MARKER.size :] + (self._read(-(-rest // SECTOR) * SECTOR) if rest > 0 else b"")
+                tables.met(number, sector)
+                last = number
+                yield Grain(number, data[:size])
+                continue
+            sectors, _, kind = METADATA_MARKER.unpack_from(marker)
+            if kind == END_OF_STREAM:
+                break
+            if sectors * SECTOR > LARGEST_METADATA:
+                raise NotSequentialError
+            tables.take(kind, sector + 1, self._read(sectors * SECTOR))
+        tables.check()
+
+    def _inflate(self, batch: list[Grain]) -> list[tuple[int, bytes]]:
+        size = self._header.grain * SECTOR
+        end = self._header.capacity * SECTOR
+        return [
+            (grain.number * size, _inflated(grain.data, size, min(size, end - grain.number * size))) for grain in batch
+        ]
+
+    def _has_more(self) -> bool:
+        if self._start == len(self._buffer):
+            self._buffer, self._start = next(self._chunks, b""), 0
+        return bool(self._buffer)
+
+    def _read(self, count: int) -> bytes:
+        missing = self._start + count - len(self._buffer)
+        if missing > 0:
+            pieces = [self._buffer[self._start :]]
+            while missing > 0:
+                piece = next(self._chunks, b"")
+                if not piece:
+                    raise NotSequentialError
+                pieces.append(piece)
+                missing -= len(piece)
+            self._buffer, self._start = b"".join(pieces), 0
+        data = self._buffer[self._start : self._start + count]
+        self._start += count
+        self._at += count
+        return data
+
+
+class Tables:
+    """What the tables say, held against the grains that were met."""
+
+    def __init__(self, header: Header, front: bytes) -> None:
+        self._header = header
+        self._tables = -(-header.capacity // (header.grain * header.table_entries))
+        self._grains: dict[int, int] = {}
+        """Sector -> number, of those met that no table has confirmed."""
+        self._table_at: dict[int, int] = {}
+        """Number -> sector, of tables that are not empty."""
+        self._directory_at = 0
+        self._front = None if header.directory == GD_AT_END else self._read_front(front)
+        self._confirmed = 0
+
+    def met(self, number: int, sector: int) -> None:
+        """The grain of this number is at this sector."""
+        if self._front is None:
+            # A table follows its grains; a file that keeps them all for its end is not worth the memory.
+            if len(self._grains) == MOST_UNCONFIRMED:
+                raise NotSequentialError
+            self._grains[sector] = number
+            return
+        if self._front[number] != sector:
+            raise NotSequentialError
+        self._confirmed += 1
+
+    def take(self, kind: int, sector: int, data: bytes) -> None:
+        """A table, a directory or a footer that came by at this sector."""
+        if kind == GRAIN_TABLE and self._front is None:
+            self._take_table(sector, _numbers(data))
+        elif kind == GRAIN_DIRECTORY and self._front is None:
+            directory = {number: table for number, table in enumerate(_numbers(data)[: self._tables]) if table}
+            if self._grains or any(directory.get(number) != at for number, at in self._table_at.items()):
+                raise NotSequentialError
+            if set(directory) - set(self._table_at):
+                raise NotSequentialError
+            self._directory_at = sector
+        elif kind == FOOTER and self._front is None:
+            footer = Header.parse(data)
+            if footer is None or footer.directory != self._directory_at:
+                raise NotSequentialError
+
+    def check(self) -> None:
+        """After the last: every grain was confirmed, and every confirmation was met."""
+        if self._front is None:
+            if self._grains or not self._directory_at:
+                raise NotSequentialError
+        elif self._confirmed != sum(1 for sector in self._front if sector > ZERO_GRAIN):
+            raise NotSequentialError
+
+    def _take_table(self, sector: int, entries: array[int]) -> None:
+        """One whose number follows from the grains in it; one of zero grains only has none, and needs none."""
+        if len(entries) != self._header.table_entries:
+            raise NotSequentialError
+        tables = set()
+        for index, entry in enumerate(entries):
+            if entry > ZERO_GRAIN:
+                table, place = divmod(self._grains.pop(entry, -1), self._header.table_entries)
+                if place != index or table < 0:
+                    raise NotSequentialError
+                tables.add(table)
+        if len(tables) == 1:
+            if len(self._table_at) == MOST_TABLES:
+                raise NotSequentialError
+            self._table_at[tables.pop()] = sector
+        elif tables:
+            raise NotSequentialError
+
+    def _read_front(self, front: bytes) -> array[int]:
+        """All entries of all tables, from what precedes the first grain."""
+        start = self._header.directory * SECTOR
+        if 4 * self._header.table_entries * self._tables > LARGEST_TABLES:
+            raise NotSequentialError
+        directory = _numbers(front[start : start + 4 * self._tables])
+        if len(directory) != self._tables or start % 4:
+            raise NotSequentialError
+        entries = array("I")
+        empty = bytes(4 * self._header.table_entries)
+        for table in directory:
+            data = front[table * SECTOR :][: len(empty)] if table else empty
+            if len(data) != len(empty):
+                raise NotSequentialError
+            entries += _numbers(data)
+        return entries
+
+
+def _numbers(data: bytes) -> array[int]:
+    numbers = array("I", data[: len(data) // 4 * 4])
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers
+
+
+def _inflated(data: bytes, size: int, visible: int) -> bytes:
+    """The content of a grain of ``size`` bytes, of which ``visible`` are within the disk."""
+    try:
+        reader = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_ZLIB)
+        content = reader.decompress(data, size)
+        if not reader.eof and reader.decompress(b"", 1):
+            raise NotSequentialError
+    except ISAL_ERRORS:
+        raise NotSequentialError from None
+    if not reader.eof or len(content) < visible:
+        raise NotSequentialError
+    return content[:visible]
