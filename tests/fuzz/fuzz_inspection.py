@@ -18,6 +18,7 @@ import atheris
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 with atheris.instrument_imports(include=["oneconvert"]):
     from oneconvert.actions.arrival import receive
+    from oneconvert.actions.landing import NotWhileArrivingError, Wanted
     from oneconvert.errors import OneconvertError
     from oneconvert.images.inspect import image_inside
     from rig.crafted import vmware_stream
@@ -94,10 +95,15 @@ def fuzz(data: bytes) -> None:
         if provider.ConsumeBool():
             del image[provider.ConsumeIntInRange(0, len(image)) :]
     middle = provider.ConsumeIntInRange(0, len(image))
-    with tempfile.TemporaryDirectory(dir=memory()) as directory, suppress(OneconvertError):
+    with (
+        tempfile.TemporaryDirectory(dir=memory()) as directory,
+        suppress(OneconvertError, NotWhileArrivingError),
+    ):
         chunks = (bytes(part) for part in (image[:middle], image[middle:]) if part)
-        wanted = provider.PickValueInList(["", "1", "disk.raw"])
-        arrival = receive(chunks, "the image", wanted, Path(directory), True, 1 << 24)
+        disk = provider.PickValueInList(["", "1", "disk.raw"])
+        follows = provider.ConsumeBool()
+        wanted = Wanted(disk, unpack=True, most=1 << 24, converts=lambda found: follows)
+        arrival = receive(chunks, "the image", len(image), wanted, Path(directory), lambda head: None)
         image_inside(arrival.path)
 
 

@@ -114,6 +114,19 @@ def test_what_arrives_slowly_is_converted_whole(content: Path, tmp_path: Path) -
     assert back.read_bytes() == content.read_bytes()
 
 
+def test_a_timeout_for_all_sockets_does_no_harm(content: Path, tmp_path: Path) -> None:
+    disk = Disk(content)
+    disk.there = SIZE
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(5)
+    try:
+        with following(disk, tmp_path / "result") as ended:
+            pass
+    finally:
+        socket.setdefaulttimeout(before)
+    assert ended == [None]
+
+
 def test_every_byte_of_a_raw_disk_is_read_once_and_roughly_in_order(content: Path, tmp_path: Path) -> None:
     disk = Disk(content)
     disk.there = SIZE

@@ -10,8 +10,7 @@ import shutil
 import time
 from pathlib import Path
 
-from oneconvert.actions.arrival import Arrival, Wanted
-from oneconvert.actions.landing import Head, NotWhileArrivingError
+from oneconvert.actions.landing import Arrival, Head, NotWhileArrivingError, Wanted
 from oneconvert.actions.overlap import Conversion, Reception, convert_behind
 from oneconvert.actions.plan import Import, PassThrough, plan
 from oneconvert.actions.sizes import check_free_space, check_virtual_size
@@ -77,10 +76,11 @@ def _bring_in(request: Request, decision: Import, settings: Settings, directory:
     """Fetch the image, and convert it while it arrives where that can be done: else again, one after the other."""
     try:
         arrival, conversion = _fetch(request, decision, settings, _made(directory / "arriving"), overlap=True)
+        return arrival, _finish(arrival, conversion, decision.target)
     except (NotWhileArrivingError, SourceChangedError) as error:
         LOG.warning("%s: it is fetched again, and converted when it is there", error)
         shutil.rmtree(directory / "arriving")
-        arrival, conversion = _fetch(request, decision, settings, _made(directory / "again"), overlap=False)
+    arrival, conversion = _fetch(request, decision, settings, _made(directory / "again"), overlap=False)
     return arrival, _finish(arrival, conversion, decision.target)
 
 

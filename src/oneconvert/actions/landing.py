@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Callable
 
 from oneconvert.errors import ImageRefusedError
+from oneconvert.images.extents import check_complete
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspect import Inspection, StreamInspector
 from oneconvert.images.vmdk_stream import Header, NotSequentialError, StreamedDisk
@@ -63,6 +64,34 @@ class Announcement:
     call: Callable[[Head], None]
     converts: Callable[[Inspection], bool]
     certain: bool
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A disk image in the workspace. ``extents`` are the files beside ``path`` that belong to it, for a split VMDK;
+    ``unfolded`` says that ``path`` is the raw disk that was in it.
+    """
+
+    name: str
+    path: Path
+    found: Inspection
+    extents: frozenset[Path] = frozenset()
+    unfolded: bool = False
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of a file that comes in.
+
+    ``disk`` is the number or file name of one of several disks (ONECONVERT_DISK, empty where there is one only).
+    Without ``unpack`` the bytes are the image. What is compressed must not unpack to more than ``most`` bytes.
+    ``converts`` tells of an image whether it will be converted.
+    """
+
+    disk: str
+    unpack: bool
+    most: int
+    converts: Callable[[Inspection], bool]
 
 
 def land(
@@ -167,3 +196,10 @@ def _unfold(chunks: Iterator[bytes], layout: Header, spool: Spool) -> None:
             pass
         raise NotWhileArrivingError(f"{spool.name} is not laid out in the order of its disk") from None
     spool.skip(layout.capacity * 512 - spool.length)
+
+
+def arrived(name: str, landed: Landed) -> Arrival:
+    """The image that landed, under the name that messages call it, if it is whole. Raises ImageRefusedError."""
+    if not landed.unfolded:
+        check_complete(landed.path, landed.found, name)
+    return Arrival(name, landed.path, landed.found, unfolded=landed.unfolded)

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-from oneconvert.actions.arrival import Arrival, Wanted, receive
-from oneconvert.actions.landing import Head
+from oneconvert.actions.arrival import receive
+from oneconvert.actions.landing import Arrival, Head, Wanted
 from oneconvert.errors import CommandError
 from oneconvert.images import qemu_img
 from oneconvert.images.format import ImageFormat

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from oneconvert.errors import ImageRefusedError, TransferError
+from oneconvert.jobs.workspace import place_of
 from oneconvert.opennebula.request import Image
 from oneconvert.settings import Settings
 
@@ -41,7 +42,7 @@ def check_free_space(length: int | None, name: str, directory: Path) -> None:
     free = os.statvfs(directory)
     if length is not None and length > free.f_bavail * free.f_frsize:
         raise TransferError(
-            f"no space left in {directory.parent} for {name}: it has {_mib(length)} MiB, and "
+            f"no space left in {place_of(directory)} for {name}: it has {_mib(length)} MiB, and "
             f"{free.f_bavail * free.f_frsize // MIB} MiB are free; free some, or set scratch_dir in oneconvert.conf"
         )
 

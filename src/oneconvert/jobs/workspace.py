@@ -63,6 +63,11 @@ def give_up_claims(directory: Path) -> None:
     (directory / CLAIMS).unlink(missing_ok=True)
 
 
+def place_of(path: Path) -> Path:
+    """The directory that the workspace with ``path`` in it was made in: the name by which a person knows it."""
+    return next((each.parent for each in (path, *path.parents) if each.name == PARENT), path)
+
+
 def workspace_base(scratch_dir: Path | None, base_path: str, usable: bool) -> Path:
     """Where the workspace goes: the admin's choice, else the datastore's file system, else /var/tmp.
 

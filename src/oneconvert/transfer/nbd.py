@@ -99,6 +99,9 @@ def served(disk: Growing) -> Iterator[socket.socket]:
     A program that inherits that notices when we end.
     """
     ours, theirs = socket.socketpair()
+    for each in (ours, theirs):
+        # sendfile(2) and qemu-img want that; a library may have set a timeout for all sockets, as pyone does.
+        each.setblocking(True)
     with theirs, _Server(ours, disk) as server, thread("nbd", server.run, server.stop):
         yield theirs
 

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Callable
 
 from oneconvert.errors import TransferError
+from oneconvert.jobs.workspace import place_of
 
 BLOCK = 64 * 1024
 ZEROS = bytes(BLOCK)
@@ -104,10 +105,10 @@ class Spool:
     def _failure(self, error: OSError) -> TransferError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return TransferError(
-                f"no space left in {self.path.parent} after {self.length} bytes of {self.name}: free some, or set "
-                "scratch_dir in oneconvert.conf to a larger file system"
+                f"no space left in {place_of(self.path.parent)} after {self.length} bytes of {self.name}: free some, "
+                "or set scratch_dir in oneconvert.conf to a larger file system"
             )
-        return TransferError(f"cannot write {self.name} to {self.path.parent}: {error.strerror}")
+        return TransferError(f"cannot write {self.name} to {place_of(self.path.parent)}: {error.strerror}")
 
 
 def forget(file: int, start: int, length: int) -> None:
