@@ -137,6 +137,15 @@ LENGTHS = (
 )  # fmt: skip
 
 TIMES = (
+    Case("redirect-body-endless", "redirects, with a body that never ends",
+         says(b"HTTP/1.1 302 Found\r\nLocation: /missing\r\nConnection: close\r\n\r\n", bytes(MIB), times=4000),
+         "404"),
+    Case("trailers-never-end", "has all of its image and goes on with trailers",
+         says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % len(BODY) + BODY + b"\r\n0\r\n",
+              b"X: y\r\n", times=200, pause=0.1), "stopped sending", settings=PATIENCE, seconds=10.0),
+    Case("chunk-extension-drips", "has a chunk whose size is never told to its end",
+         says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1000;", b"x", times=100, pause=0.2),
+         "stopped sending", settings=PATIENCE, seconds=10.0),
     Case("headers-never-end", "sends headers for ever",
          says(OK, b"X-Header: " + b"x" * 1000 + b"\r\n", times=100_000), NOT_HTTP),
     Case("header-line-never-ends", "sends one header for ever", says(OK + b"X: ", b"x" * 65536, times=1000), NOT_HTTP),

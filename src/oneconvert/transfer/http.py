@@ -147,12 +147,12 @@ class Download:
             try:
                 piece = read(CHUNK, decode_content=False)
                 self._watchdog.allow(math.inf)
-                if self._watchdog.expired:
-                    piece, broken = b"", f"the server stopped sending after {received + len(gathered)} bytes"
             except urllib3.exceptions.ReadTimeoutError:
                 broken = f"the server stopped sending after {received + len(gathered)} bytes"
             except (urllib3.exceptions.HTTPError, OSError):
                 broken = broken or f"the download is incomplete, it broke after {received + len(gathered)} bytes"
+            if self._watchdog.expired:
+                piece, broken = b"", f"the server stopped sending after {received + len(gathered)} bytes"
             gathered += piece
             if len(gathered) >= CHUNK or (gathered and not piece):
                 received += len(gathered)
