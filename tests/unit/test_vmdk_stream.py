@@ -12,7 +12,7 @@ from typing import Callable
 
 import pytest
 
-from oneconvert.images.vmdk_stream import Header, NotSequentialError, StreamedDisk
+from oneconvert.images.vmdk_stream import NotSequentialError, StreamedDisk, streamed_header
 from rig.crafted import le32, patched, vmware_stream
 
 GRAIN = 64 * 1024
@@ -36,7 +36,7 @@ def by_qemu(content: bytes, directory: Path) -> bytes:
 
 
 def read(image: bytes, step: int = 100_000) -> bytes:
-    header = Header.parse(image[:SECTOR])
+    header = streamed_header(image[:SECTOR])
     assert header is not None
     disk = bytearray(header.capacity * SECTOR)
     end = 0
@@ -137,7 +137,7 @@ def test_tables_in_front_that_unfold_to_more_than_they_are_take_no_memory() -> N
     numbers = (tables * 512 * 128, 128, 1, 20, 512, 0, 21, overhead)
     header = struct.pack("<4sIIQQQQIQQQB4sH", b"KDMV", 3, 0x30001, *numbers, 0, b"\n \r\n", 1)
     image = header.ljust(21 * SECTOR, b"\0") + le32(21 + tables * 4 // SECTOR) * tables + bytes(4 * SECTOR)
-    parsed = Header.parse(image[:SECTOR])
+    parsed = streamed_header(image[:SECTOR])
     assert parsed is not None
     tracemalloc.start()
     try:
@@ -151,7 +151,7 @@ def test_tables_in_front_that_unfold_to_more_than_they_are_take_no_memory() -> N
 @pytest.mark.parametrize("entry", [0, 1, 12345])
 def test_tables_in_front_must_tell_the_same(entry: int, tmp_path: Path) -> None:
     image = by_qemu(sample(20), tmp_path)
-    header = Header.parse(image[:SECTOR])
+    header = streamed_header(image[:SECTOR])
     assert header is not None
     (table,) = struct.unpack_from("<I", image, header.directory * SECTOR)
     with pytest.raises(NotSequentialError):
@@ -164,4 +164,4 @@ def test_tables_in_front_must_tell_the_same(entry: int, tmp_path: Path) -> None:
     ids=["magic", "flags", "grain", "entries", "compression"],
 )
 def test_other_layouts_are_left_to_qemu_img(change: tuple[int, bytes]) -> None:
-    assert Header.parse(patched(vmware_stream(sample(2)), change)[:SECTOR]) is None
+    assert streamed_header(patched(vmware_stream(sample(2)), change)[:SECTOR]) is None

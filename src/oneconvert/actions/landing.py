@@ -12,7 +12,8 @@ from oneconvert.errors import ImageRefusedError
 from oneconvert.images.extents import check_complete
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspect import Inspection, StreamInspector
-from oneconvert.images.vmdk_stream import Header, NotSequentialError, StreamedDisk
+from oneconvert.images.vmdk_header import SparseHeader
+from oneconvert.images.vmdk_stream import NotSequentialError, StreamedDisk, streamed_header
 from oneconvert.transfer.spool import Spool
 
 # Where an image has not said what it is by then, it is looked at when it is there.
@@ -134,7 +135,7 @@ def _land(
     layout = None
     if head and announcement:
         if head.certain and head.found.format is ImageFormat.VMDK:
-            layout = Header.parse(b"".join(begun))
+            layout = streamed_header(b"".join(begun))
         head = replace(head, unfolded=layout is not None)
         announcement.call(head)
     every = itertools.chain(begun, inspected)
@@ -185,7 +186,7 @@ def _inspected(chunks: Iterator[bytes], inspector: StreamInspector, keep: bool) 
         yield chunk
 
 
-def _unfold(chunks: Iterator[bytes], layout: Header, spool: Spool) -> None:
+def _unfold(chunks: Iterator[bytes], layout: SparseHeader, spool: Spool) -> None:
     try:
         for offset, data in StreamedDisk(chunks, layout):
             spool.skip(offset - spool.length)

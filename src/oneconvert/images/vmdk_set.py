@@ -16,10 +16,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from oneconvert.errors import ImageRefusedError
-from oneconvert.images.inspectors.vmdk import GD_AT_END, SECTOR, SparseHeader
 from oneconvert.images.inspectors.vmdk_descriptor import looks_like_one
 from oneconvert.images.layout import vmdk as layout
 from oneconvert.images.layout.source import DamagedError, Source, TruncatedError
+from oneconvert.images.vmdk_header import GD_AT_END, MAGIC, SECTOR, SparseHeader
 
 LARGEST = 64 * 1024
 """Bytes of a descriptor; real ones have some hundred, and one line for every 2 GiB of a split disk."""
@@ -247,7 +247,7 @@ def _read_extent(line: str, kind: str, name: str) -> Extent:
 def _check_sparse(extent: Extent, source: Source) -> None:
     """One header, in front, that claims what the descriptor does; qemu takes the size from the header."""
     header = SparseHeader.parse(source.read(0, SECTOR))
-    if header.magic != b"KDMV" or header.version not in (1, 2, 3):
+    if header.magic != MAGIC or header.version not in (1, 2, 3):
         raise DamagedError("it is not a sparse VMDK extent")
     if header.capacity != extent.sectors:
         raise DamagedError(f"its header claims {header.capacity} sectors, its descriptor {extent.sectors}")

@@ -11,8 +11,6 @@ front, which qemu writes, its block/vmdk.c.
 from __future__ import annotations
 
 import os
-import struct
-import sys
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -22,16 +20,26 @@ from typing import cast
 
 from isal import igzip_lib
 
-SECTOR = 512
-MAGIC = b"KDMV"
-FLAG_COMPRESSED, FLAG_MARKERS = 1 << 16, 1 << 17
-DEFLATE = 1
-GD_AT_END = 0xFFFFFFFFFFFFFFFF
-END_OF_STREAM, GRAIN_TABLE, GRAIN_DIRECTORY, FOOTER = range(4)
-ZERO_GRAIN = 1
-GRAIN_MARKER = struct.Struct("<QI")
-METADATA_MARKER = struct.Struct("<QII")
-LARGEST_GRAIN = 2 * 1024 * 1024
+from oneconvert.images.layout.source import numbers
+from oneconvert.images.vmdk_header import (
+    DEFLATE,
+    END_OF_STREAM,
+    FLAG_COMPRESSED,
+    FLAG_MARKERS,
+    FOOTER,
+    GD_AT_END,
+    GRAIN_DIRECTORY,
+    GRAIN_MARKER,
+    GRAIN_TABLE,
+    MAGIC,
+    METADATA_MARKER,
+    SECTOR,
+    ZERO_GRAIN,
+    SparseHeader,
+)
+
+TABLE_ENTRIES = 512
+LARGEST_GRAIN = 2 * 1024 * 1024  # bytes
 # What is kept of the tables in front: those of a disk of 1 TiB with the usual grains.
 LARGEST_TABLES = 64 * 1024 * 1024
 LARGEST_METADATA = 64 * 1024 * 1024
@@ -46,29 +54,16 @@ class NotSequentialError(Exception):
     """The file is not laid out in the order of its disk, or its tables say something else than its grains."""
 
 
-@dataclass(frozen=True)
-class Header:
-    """The fields that matter here; sizes and offsets in sectors."""
-
-    capacity: int
-    grain: int
-    table_entries: int
-    directory: int
-    overhead: int
-
-    @classmethod
-    def parse(cls, head: bytes) -> Header | None:
-        """Read the header from the first sector; None when this is no such file, or one of unusual dimensions."""
-        if len(head) < SECTOR or not head.startswith(MAGIC):
-            return None
-        flags, capacity, grain, entries, directory, overhead = struct.unpack_from("<8xIQQ16xI8xQQ", head)
-        (compression,) = struct.unpack_from("<H", head, 0x4D)
-        both = FLAG_COMPRESSED | FLAG_MARKERS
-        if flags & both != both or compression != DEFLATE or entries != 512:
-            return None
-        if not 0 < grain * SECTOR <= LARGEST_GRAIN or not capacity or not 0 < overhead * SECTOR <= LARGEST_TABLES:
-            return None
-        return cls(capacity, grain, entries, directory, overhead)
+def streamed_header(head: bytes) -> SparseHeader | None:
+    """The header in the first sector of a file; None when this is no stream, or one of unusual dimensions."""
+    if len(head) < SECTOR or not head.startswith(MAGIC):
+        return None
+    header = SparseHeader.parse(head)
+    both = FLAG_COMPRESSED | FLAG_MARKERS
+    compressed = header.flags & both == both and header.compression == DEFLATE
+    usual = 0 < header.grain * SECTOR <= LARGEST_GRAIN and header.table_entries == TABLE_ENTRIES
+    known = header.capacity and 0 < header.overhead * SECTOR <= LARGEST_TABLES
+    return header if compressed and usual and known else None
 
 
 @dataclass(frozen=True)
@@ -85,7 +80,7 @@ class StreamedDisk:
     Raises NotSequentialError; all that was given until then may be wrong.
     """
 
-    def __init__(self, chunks: Iterable[bytes], header: Header) -> None:
+    def __init__(self, chunks: Iterable[bytes], header: SparseHeader) -> None:
         self._chunks = iter(chunks)
         self._header = header
         self._buffer = b""
@@ -174,9 +169,8 @@ class StreamedDisk:
 class Tables:
     """What the tables say, held against the grains that were met."""
 
-    def __init__(self, header: Header, front: bytes) -> None:
+    def __init__(self, header: SparseHeader, front: bytes) -> None:
         self._header = header
-        self._tables = -(-header.capacity // (header.grain * header.table_entries))
         self._grains: dict[int, int] = {}
         """Sector -> number, of those met that no table has confirmed."""
         self._table_at: dict[int, int] = {}
@@ -202,14 +196,14 @@ class Tables:
         if kind == GRAIN_TABLE and self._front is None:
             self._take_table(sector, _numbers(data))
         elif kind == GRAIN_DIRECTORY and self._front is None:
-            directory = {number: table for number, table in enumerate(_numbers(data)[: self._tables]) if table}
+            directory = {number: table for number, table in enumerate(_numbers(data)[: self._header.tables]) if table}
             if self._grains or any(directory.get(number) != at for number, at in self._table_at.items()):
                 raise NotSequentialError
             if set(directory) - set(self._table_at):
                 raise NotSequentialError
             self._directory_at = sector
         elif kind == FOOTER and self._front is None:
-            footer = Header.parse(data)
+            footer = streamed_header(data)
             if footer is None or footer.directory != self._directory_at:
                 raise NotSequentialError
 
@@ -242,10 +236,10 @@ class Tables:
     def _read_front(self, front: bytes) -> array[int]:
         """All entries of all tables, from what precedes the first grain."""
         start = self._header.directory * SECTOR
-        if 4 * self._header.table_entries * self._tables > LARGEST_TABLES:
+        if 4 * self._header.table_entries * self._header.tables > LARGEST_TABLES:
             raise NotSequentialError
-        directory = _numbers(front[start : start + 4 * self._tables])
-        if len(directory) != self._tables or start % 4:
+        directory = _numbers(front[start : start + 4 * self._header.tables])
+        if len(directory) != self._header.tables or start % 4:
             raise NotSequentialError
         entries = array("I")
         empty = bytes(4 * self._header.table_entries)
@@ -258,10 +252,7 @@ class Tables:
 
 
 def _numbers(data: bytes) -> array[int]:
-    numbers = array("I", data[: len(data) // 4 * 4])
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers
+    return numbers(data[: len(data) // 4 * 4], "I", "little")
 
 
 def _inflated(data: bytes, size: int, visible: int) -> bytes:

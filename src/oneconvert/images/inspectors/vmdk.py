@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from oslo_utils.imageutils.format_inspector import (
@@ -16,29 +14,9 @@ from oslo_utils.imageutils.format_inspector import (
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspectors import vmdk_descriptor
 from oneconvert.images.inspectors.base import EndCheck, Inspector, Refusal, TailRegion
+from oneconvert.images.vmdk_header import END_OF_STREAM, FOOTER, GD_AT_END, MAGIC, METADATA_MARKER, SECTOR, SparseHeader
 
-# Hosted sparse extent, little endian (VMware, "Virtual Disk Format 5.0", section "Hosted Sparse Extents"):
-#
-# Offset  Size  Field
-#  0x00    4    magic "KDMV"
-#  0x04    4    version, 1 to 3
-#  0x08    4    flags
-#  0x0c    8    capacity in sectors
-#  0x14    8    grain size in sectors
-#  0x1c    8    offset of the embedded descriptor in sectors
-#  0x24    8    size of the descriptor in sectors
-#  0x2c    4    entries of one grain table
-#  0x30    8    offset of the redundant grain directory in sectors
-#  0x38    8    offset of the grain directory in sectors; all ones: it is in the footer
-#  0x40    8    sectors of metadata before the first grain
-#  0x4d    2    compression of the grains: 0 none, 1 deflate
-#
-# A stream ends with a footer marker, a copy of the header that knows where the grain directory is, and the
-# end-of-stream marker, of one sector each. A marker is: value (8), size (4), type (4), zeros.
-SECTOR = 512
 HEADER_SIZE = 512
-GD_AT_END = 0xFFFFFFFFFFFFFFFF
-MARKER_FOOTER = 3
 PARENT_WINDOW = 20 * SECTOR
 """qemu looks for a parent in this many bytes from 0x200 on, wherever the header says the descriptor is."""
 
@@ -49,27 +27,6 @@ ESX_EXTENTS: MappingProxyType[bytes, str] = MappingProxyType(
     {b"COWD": "COWD, vmfsSparse", b"\xbe\xba\xfe\xca\0\0\0\0": "seSparse"}
 )
 WITHOUT_FOOTER = "is truncated: a streamOptimized VMDK ends with a footer, which is missing"
-
-
-@dataclass(frozen=True)
-class SparseHeader:
-    """The fields of a header, or of a footer, that decide what is read from where; sizes in sectors."""
-
-    magic: bytes
-    version: int
-    flags: int
-    capacity: int
-    grain: int
-    descriptor_offset: int
-    descriptor_size: int
-    table_entries: int
-    redundant_directory: int
-    directory: int
-
-    @classmethod
-    def parse(cls, data: bytes) -> SparseHeader:
-        """Read the header from the first 64 bytes of ``data``; raises struct.error for fewer."""
-        return cls(*struct.unpack_from("<4sIIQQQQIQQ", data))
 
 
 class VmdkSparseInspector(Inspector, VMDKInspector):
@@ -112,7 +69,7 @@ class VmdkSparseInspector(Inspector, VMDKInspector):
     @property
     def format_match(self) -> bool:
         """True for the magic, whatever follows: what is damaged must not pass as raw."""
-        return self.data("header").startswith(b"KDMV")
+        return self.data("header").startswith(MAGIC)
 
     @property
     def head_complete(self) -> bool:
@@ -159,10 +116,10 @@ class VmdkSparseInspector(Inspector, VMDKInspector):
         tail = self.data("footer")
         if len(tail) < 3 * SECTOR:
             raise Refusal(WITHOUT_FOOTER)
-        _, size, kind = struct.unpack_from("<QII", tail)
-        value, end_size, end_kind = struct.unpack_from("<QII", tail, 2 * SECTOR)
+        _, size, kind = METADATA_MARKER.unpack_from(tail)
+        end = METADATA_MARKER.unpack_from(tail, 2 * SECTOR)
         footer = SparseHeader.parse(tail[SECTOR:])
-        if (size, kind, footer.magic) != (0, MARKER_FOOTER, b"KDMV") or (value, end_size, end_kind) != (0, 0, 0):
+        if (size, kind, footer.magic) != (0, FOOTER, MAGIC) or end != (0, 0, END_OF_STREAM):
             raise Refusal(WITHOUT_FOOTER)
         header = self._header
         if footer.directory == GD_AT_END or self._without_directory(footer) != self._without_directory(header):

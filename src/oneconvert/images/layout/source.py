@@ -76,7 +76,12 @@ class Source:
         width = array(code).itemsize
         self.need(offset + count * width)
         for start in range(0, count * width, PIECE):
-            piece = array(code, self.read(offset + start, min(PIECE, count * width - start)))
-            if order != sys.byteorder:
-                piece.byteswap()
-            yield piece
+            yield numbers(self.read(offset + start, min(PIECE, count * width - start)), code, order)
+
+
+def numbers(data: bytes, code: str, order: str) -> array[int]:
+    """The numbers in ``data``, whole ones; parameters as in ``Source.numbers``."""
+    found = array(code, data)
+    if order != sys.byteorder:
+        found.byteswap()
+    return found
