@@ -30,7 +30,7 @@ CONTENT = (b"\0\xff" + b"content!" * (MIB // 8))[:MIB]
 OTHER = (b"\0\xff" + b"changed!" * (MIB // 8))[:MIB]
 ETAG = {"ETag": '"one"'}
 ANYWHERE = AddressRules.of("allow", [])
-OPTIONS = HttpOptions(5, 5, 0, True, None, None, 0, ANYWHERE, downgrade=False)
+OPTIONS = HttpOptions(5, 5, 0, None, 0, ANYWHERE, verify=True, ca_file=None, downgrade=False)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,8 @@ import pytest
 from oneconvert.errors import CommandError, NotAllowedError
 from oneconvert.jobs.process import UNLIMITED, stream
 from oneconvert.transfer.addresses import AddressRules
-from oneconvert.transfer.ssh import SshOptions, open_remote_file
+from oneconvert.transfer.options import NetworkOptions
+from oneconvert.transfer.ssh import open_remote_file
 from rig.front_end import Answer, FrontEnd, messages, same_disk
 from rig.images import MIB, SIZE_MB, Images
 from rig.messages import Datastore
@@ -212,7 +213,7 @@ def answers(port: int) -> bool:
     return True
 
 
-OPTIONS = SshOptions(1, 1, 0, None, 0, AddressRules(private=True))
+OPTIONS = NetworkOptions(1, 1, 0, None, 0, AddressRules(private=True))
 
 
 @pytest.fixture(scope="module")

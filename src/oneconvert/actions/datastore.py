@@ -34,7 +34,6 @@ from oneconvert.transfer.checksums import verified
 from oneconvert.transfer.directories import DirectoryRules
 from oneconvert.transfer.http_request import HttpOptions
 from oneconvert.transfer.sources import SourceOptions, open_source
-from oneconvert.transfer.ssh import SshOptions
 
 LOG = logging.getLogger(__name__)
 
@@ -149,26 +148,17 @@ def _finish(arrival: Arrival, conversion: Conversion | None, target: ImageFormat
 
 def _source_options(request: Request, settings: Settings) -> SourceOptions:
     var, etc, _ = opennebula_directories()
-    rules = AddressRules.of(settings.private_addresses, settings.allowed_hosts)
     return SourceOptions(
-        http=HttpOptions(
+        network=HttpOptions(
             connect_timeout=settings.connect_timeout,
             idle_timeout=settings.idle_timeout,
             transfer_timeout=settings.transfer_timeout,
-            verify=settings.tls_verify,
-            ca_file=settings.tls_ca_file,
             bandwidth=request.datastore.bandwidth,
             min_rate=settings.min_rate,
-            rules=rules,
+            rules=AddressRules.of(settings.private_addresses, settings.allowed_hosts),
+            verify=settings.tls_verify,
+            ca_file=settings.tls_ca_file,
             downgrade=bool(request.image.checksums),
-        ),
-        ssh=SshOptions(
-            settings.connect_timeout,
-            settings.idle_timeout,
-            settings.transfer_timeout,
-            request.datastore.bandwidth,
-            settings.min_rate,
-            rules,
         ),
         s3=request.s3,
         directories=DirectoryRules.of(

@@ -39,14 +39,7 @@ class Download:
         self._location = location
         self._options = options
         self._stopped = threading.Event()
-        self._pace = Pace(
-            self.name,
-            options.min_rate,
-            options.bandwidth,
-            options.idle_timeout,
-            options.transfer_timeout,
-            self._stopped.wait,
-        )
+        self._pace = Pace(self.name, options, self._stopped.wait)
         self._watchdog = Watchdog()
         self._answer = self._first_answer()
         self.length = self._answer.length

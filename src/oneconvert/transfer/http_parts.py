@@ -26,7 +26,7 @@ class Parts:
         if self._stopped:
             return None
         part = Part(offset, self._validator, length)
-        patience = self._options.connect_timeout + self._options.idle_timeout
+        patience = self._options.patience
         try:
             answer = ask(self._location, self._options, self._name, patience, self._watchdog, part)
         except OneconvertError:

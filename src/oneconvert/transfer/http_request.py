@@ -14,8 +14,8 @@ import requests
 import urllib3
 
 from oneconvert.errors import HttpStatusError, NotAllowedError, NotConnectedError, TransferError
-from oneconvert.transfer.addresses import AddressRules
 from oneconvert.transfer.connection import Adapter, Watchdog
+from oneconvert.transfer.options import NetworkOptions
 
 MAX_REDIRECTS = 10
 LENGTH = re.compile("[0-9]{1,19}")
@@ -23,20 +23,13 @@ CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-[0-9]{1,19}/([0-9]{1,19})")
 
 
 @dataclass(frozen=True)
-class HttpOptions:
-    """How to talk to servers. Timeouts in seconds: ``transfer_timeout`` is for the whole download, 0 for no limit.
-    ``bandwidth``, the most that is taken, and ``min_rate``, the least that is tolerated, in bytes per second.
-    ``downgrade`` allows a redirect from https to http. None: the system's certificates, no limit.
+class HttpOptions(NetworkOptions):
+    """How to talk to web servers. Without a ``ca_file`` the system's certificates are trusted; ``downgrade`` allows a
+    redirect from https to http.
     """
 
-    connect_timeout: float
-    idle_timeout: float
-    transfer_timeout: float
     verify: bool
     ca_file: Path | None
-    bandwidth: int | None
-    min_rate: int
-    rules: AddressRules
     downgrade: bool
 
 
@@ -110,8 +103,7 @@ def ask(
     session.max_redirects = MAX_REDIRECTS
     # With it requests would look for a password for the host in ~/.netrc, and prefer REQUESTS_CA_BUNDLE to us.
     session.trust_env = False
-    patience = min(options.connect_timeout + options.idle_timeout, within)
-    adapter = Adapter(options.rules, watchdog, patience, options.downgrade)
+    adapter = Adapter(options.rules, watchdog, min(options.patience, within), options.downgrade)
     for prefix in ("http://", "https://"):
         session.mount(prefix, adapter)
     try:

@@ -7,30 +7,19 @@ import time
 from typing import Callable
 
 from oneconvert.errors import TransferError
+from oneconvert.transfer.options import NetworkOptions
 
 
 class Pace:
     """Watches one transfer, from its first question to its last byte.
 
-    Fewer than ``least`` bytes per second, counted over ``window`` seconds, are too few; 0 allows any pace. ``most``
-    is a limit of bandwidth in bytes per second, above ``least``, None for none. ``limit`` is the most seconds that
-    the whole may take, 0 for no limit. ``sleep`` waits.
+    Fewer than ``min_rate`` bytes per second, counted over ``idle_timeout``, are too few; 0 allows any pace. A limit of
+    ``bandwidth`` must be above it. ``sleep`` waits.
     """
 
-    def __init__(
-        self,
-        name: str,
-        least: int,
-        most: int | None,
-        window: float,
-        limit: float,
-        sleep: Callable[[float], object] = time.sleep,
-    ) -> None:
+    def __init__(self, name: str, options: NetworkOptions, sleep: Callable[[float], object]) -> None:
         self._name = name
-        self._least = least
-        self._most = most
-        self._window = window
-        self._limit = limit
+        self._options = options
         self._sleep = sleep
         self._started = self._since = time.monotonic()
         self._total = self._bytes = 0
@@ -41,10 +30,11 @@ class Pace:
 
     def remaining(self) -> float:
         """Seconds that are left for the whole, infinite without a limit. Raises TransferError when there are none."""
-        left = self._started + self._limit - time.monotonic() if self._limit else math.inf
+        limit = self._options.transfer_timeout
+        left = self._started + limit - time.monotonic() if limit else math.inf
         if left <= 0:
             raise TransferError(
-                f"{self._name}: the download takes longer than the {self._limit:.0f} seconds of transfer_timeout in "
+                f"{self._name}: the download takes longer than the {limit:.0f} seconds of transfer_timeout in "
                 "oneconvert.conf"
             )
         return left
@@ -56,14 +46,14 @@ class Pace:
         """
         self._total += count
         self._bytes += count
-        if self._most:
-            early = self._total / self._most - (time.monotonic() - self._started)
+        if self._options.bandwidth:
+            early = self._total / self._options.bandwidth - (time.monotonic() - self._started)
             self._sleep(max(0.0, min(early, self.remaining())))
         self.remaining()
         elapsed = time.monotonic() - self._since
-        if elapsed < self._window:
+        if elapsed < self._options.idle_timeout:
             return
-        if self._bytes < self._least * elapsed:
+        if self._bytes < self._options.min_rate * elapsed:
             raise TransferError(
                 f"{self._name}: the server sends {self._bytes / elapsed:.0f} bytes per second, less than min_rate in "
                 "oneconvert.conf"

@@ -38,13 +38,12 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What the openers need to know: the settings of the transfer and the admin's rules for local files.
+    """What the openers need to know: the settings of the network and the admin's rules for local files.
 
     ``s3`` is None for an image that comes from no marketplace with such keys.
     """
 
-    http: HttpOptions
-    ssh: ssh.SshOptions
+    network: HttpOptions
     s3: s3.S3Credentials | None
     directories: DirectoryRules
 
@@ -58,15 +57,15 @@ def _open_object(location: str, options: SourceOptions) -> AbstractContextManage
             "s3:// images are fetched with the keys of the marketplace that their app is in; this one comes from no "
             "marketplace with ACCESS_KEY_ID and SECRET_ACCESS_KEY"
         )
-    return s3.open_object(location, options.s3, options.http)
+    return s3.open_object(location, options.s3, options.network)
 
 
 OPENERS: dict[str, Opener] = {
     "": lambda location, options: local.open_file(location, options.directories),
-    "http": lambda location, options: http.open_url(location, options.http),
-    "https": lambda location, options: http.open_url(location, options.http),
+    "http": lambda location, options: http.open_url(location, options.network),
+    "https": lambda location, options: http.open_url(location, options.network),
     "s3": _open_object,
-    "ssh": lambda location, options: ssh.open_remote_file(location, options.ssh),
+    "ssh": lambda location, options: ssh.open_remote_file(location, options.network),
 }
 
 

@@ -14,12 +14,12 @@ import shlex
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NoReturn
 
 from oneconvert.errors import NotAllowedError, TransferError
 from oneconvert.jobs.process import UNLIMITED, Completed, Output, stream
 from oneconvert.transfer.addresses import AddressRules
+from oneconvert.transfer.options import NetworkOptions
 from oneconvert.transfer.pace import Pace
 
 # Neither user nor host can be an option, or anything else to ssh than what they are.
@@ -70,24 +70,10 @@ REMOTE_REASONS = (
 )
 
 
-@dataclass(frozen=True)
-class SshOptions:
-    """How to talk to hosts: timeouts in seconds, that of the whole transfer 0 for no limit; ``bandwidth``, None for no
-    limit, and ``min_rate`` in bytes per second.
-    """
-
-    connect_timeout: float
-    idle_timeout: float
-    transfer_timeout: float
-    bandwidth: int | None
-    min_rate: int
-    rules: AddressRules
-
-
 class RemoteFile:
     """The file as it arrives. ``length`` is what the host said that it is, None where it did not."""
 
-    def __init__(self, output: Output, name: str, path: str, options: SshOptions) -> None:
+    def __init__(self, output: Output, name: str, path: str, options: NetworkOptions) -> None:
         self.name = name
         self._path = path
         self._output = output
@@ -105,15 +91,7 @@ class RemoteFile:
 
     def __iter__(self) -> Iterator[bytes]:
         received = 0
-        options = self._options
-        pace = Pace(
-            self.name,
-            options.min_rate,
-            options.bandwidth,
-            options.idle_timeout,
-            options.transfer_timeout,
-            self._stopped.wait,
-        )
+        pace = Pace(self.name, self._options, self._stopped.wait)
         chunk = self._head or self._read(0)
         while chunk:
             received += len(chunk)
@@ -128,10 +106,9 @@ class RemoteFile:
     def _read_mark(self) -> tuple[int | None, bytes]:
         """What the first line says, and what has come behind it."""
         head = b""
-        timeout = self._options.connect_timeout + self._options.idle_timeout
         while b"\n" not in head and len(head) < LONGEST_MARK:
             try:
-                chunk = self._output.read(timeout)
+                chunk = self._output.read(self._options.patience)
             except TimeoutError:
                 raise TransferError(f"{self.name}: the host does not answer") from None
             if not chunk:
@@ -176,7 +153,7 @@ class RemoteFile:
 
 
 @contextmanager
-def open_remote_file(location: str, options: SshOptions) -> Iterator[RemoteFile]:
+def open_remote_file(location: str, options: NetworkOptions) -> Iterator[RemoteFile]:
     """Start to read the file at ``location``.
 
     No ssh outlives the context. Raises NotAllowedError for what is no such location, TransferError when the file
@@ -214,7 +191,7 @@ def _check_host(host: str, rules: AddressRules) -> None:
         raise NotAllowedError(f"the ssh:// location of the image: {error}") from None
 
 
-def _command(destination: str, port: str, path: str, options: SshOptions) -> list[str]:
+def _command(destination: str, port: str, path: str, options: NetworkOptions) -> list[str]:
     alive = max(1, math.ceil(options.idle_timeout / 3))
     settings = {
         "BatchMode": "yes",
