@@ -93,11 +93,15 @@ def importing(
     process = front_end.begin("cp", message)
     try:
         yield process
+    except AssertionError:
+        print("log:", front_end.log.read_text()[-4000:], "processes:", processes_of(process.pid), sep="\n")
+        raise
     finally:
         for pid in (process.pid, *processes_of(process.pid)):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        process.communicate()
+        _, stderr = process.communicate()
+        print("stderr:", stderr.decode(), sep="\n")
 
 
 def converters(process: subprocess.Popen[bytes]) -> list[int]:

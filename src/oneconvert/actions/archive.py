@@ -54,7 +54,7 @@ def receive_disk(
     name: str,
     wanted: Wanted,
     directory: Path,
-    announce: Callable[[Head], None] | None,
+    announce: Callable[[Head], None],
 ) -> Arrival:
     """Bring the disk that is wanted, or the only one, into ``directory``; the parameters are those of ``receive``.
 
@@ -71,9 +71,10 @@ def _read_archive(
     name: str,
     directory: Path,
     wanted: Wanted,
-    announce: Callable[[Head], None] | None,
+    announce: Callable[[Head], None],
 ) -> Contents:
     contents = Contents()
+    announced = False
     for number, member in enumerate(members(opened.chunks, kind, name), 1):
         suffix = Path(member.path.lower()).suffix
         running = {algorithm: hashlib.new(algorithm) for algorithm in _algorithms(contents, kind)}
@@ -96,8 +97,8 @@ def _read_archive(
             else:
                 certain = _is_wanted(member.path, contents, wanted.disk)
                 announcement = None
-                if announce and certain is not False:
-                    announcement, announce = Announcement(announce, wanted.converts, bool(certain)), None
+                if certain is not False and not announced:
+                    announcement, announced = Announcement(announce, wanted.converts, bool(certain)), True
                 path = directory / f"member-{number}"
                 contents.kept[member.path] = _kept(member.path, inner, described, path, announcement)
         for _ in stream:  # the rest of it, for its digest

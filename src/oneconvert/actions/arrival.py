@@ -24,7 +24,7 @@ def receive(
     length: int | None,
     wanted: Wanted,
     directory: Path,
-    announce: Callable[[Head], None] | None = None,
+    announce: Callable[[Head], None],
 ) -> Arrival:
     """Bring the image in ``chunks`` into ``directory``.
 
@@ -39,7 +39,7 @@ def receive(
     if kind is None:
         # The tables and the footer of an image may make it longer than its disk.
         chunks = bounded(opened.chunks, wanted.most + wanted.most // 64 + ROOM, name)
-        announcement = Announcement(announce, wanted.converts, certain=True) if announce else None
+        announcement = Announcement(announce, wanted.converts, certain=True)
         return arrived(name, land(chunks, name, directory / "source", opened.length, opened.position, announcement))
     LOG.info("%s is a %s archive", name, kind)
     return receive_disk(opened, kind, name, wanted, directory, announce)

@@ -12,7 +12,7 @@ from oneconvert.errors import ImageRefusedError
 from oneconvert.images.extents import check_complete
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspect import Inspection, StreamInspector
-from oneconvert.images.vmdk_header import SparseHeader
+from oneconvert.images.vmdk_header import SECTOR, SparseHeader
 from oneconvert.images.vmdk_stream import NotSequentialError, StreamedDisk, streamed_header
 from oneconvert.transfer.spool import Spool
 
@@ -33,13 +33,17 @@ class Head:
     as they are. ``certain`` says that this is the image that is wanted, and no other.
     """
 
-    name: str
     found: Inspection
     spool: Spool
     length: int | None
     position: int | None
     unfolded: bool
     certain: bool
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.spool.name
 
     @property
     def content(self) -> Inspection:
@@ -58,8 +62,8 @@ class Landed:
 
 @dataclass(frozen=True)
 class Announcement:
-    """Who wants to know of an image as soon as its head is there; ``call`` says whether it will be converted, when it
-    is worth to unfold it. See Head for ``certain``.
+    """Who wants to know, by ``call``, of an image as soon as its head is there, if ``converts`` says that it will be
+    converted. See Head for ``certain``.
     """
 
     call: Callable[[Head], None]
@@ -131,13 +135,13 @@ def _land(
     announcement: Announcement | None,
 ) -> Landed:
     begun: list[bytes] = []
-    head = announcement and _begin(inspected, begun, inspector, spool, length, position, announcement)
-    layout = None
-    if head and announcement:
-        if head.certain and head.found.format is ImageFormat.VMDK:
+    begins_as = _begin(inspected, begun, inspector, length) if announcement else None
+    layout, certain = None, False
+    if announcement and begins_as and announcement.converts(begins_as):
+        certain = announcement.certain
+        if certain and begins_as.format is ImageFormat.VMDK:
             layout = streamed_header(b"".join(begun))
-        head = replace(head, unfolded=layout is not None)
-        announcement.call(head)
+        announcement.call(Head(begins_as, spool, length, position, unfolded=layout is not None, certain=certain))
     every = itertools.chain(begun, inspected)
     if layout:
         _unfold(every, layout, spool)
@@ -145,33 +149,24 @@ def _land(
         for chunk in every:
             spool.write(chunk)
     found = inspector.finish()
-    if head and head.certain and found != head.found:
+    if certain and found != begins_as:
         raise NotWhileArrivingError(f"{spool.name} does not end as it began")
     spool.finish()
     return Landed(spool.path, found, unfolded=layout is not None)
 
 
 def _begin(
-    inspected: Iterator[bytes],
-    begun: list[bytes],
-    inspector: StreamInspector,
-    spool: Spool,
-    length: int | None,
-    position: int | None,
-    announcement: Announcement,
-) -> Head | None:
-    """Take the first chunks into ``begun``, until it is known what they are; None when nobody wants to know."""
-    while sum(map(len, begun)) < LONGEST_HEAD:
+    inspected: Iterator[bytes], begun: list[bytes], inspector: StreamInspector, length: int | None
+) -> Inspection | None:
+    """Take the first chunks into ``begun``, until it is known what they are; None when that takes too many."""
+    found = None
+    while found is None and sum(map(len, begun)) < LONGEST_HEAD:
         chunk = next(inspected, b"")
         begun.append(chunk)
         found = inspector.so_far(length)
-        if found:
-            wanted = announcement.converts(found)
-            certain = announcement.certain
-            return Head(spool.name, found, spool, length, position, unfolded=False, certain=certain) if wanted else None
         if not chunk:
             break
-    return None
+    return found
 
 
 def _inspected(chunks: Iterator[bytes], inspector: StreamInspector, keep: bool) -> Iterator[bytes]:
@@ -196,7 +191,7 @@ def _unfold(chunks: Iterator[bytes], layout: SparseHeader, spool: Spool) -> None
         for _ in chunks:
             pass
         raise NotWhileArrivingError(f"{spool.name} is not laid out in the order of its disk") from None
-    spool.skip(layout.capacity * 512 - spool.length)
+    spool.skip(layout.capacity * SECTOR - spool.length)
 
 
 def arrived(name: str, landed: Landed) -> Arrival:

@@ -52,7 +52,7 @@ def probe(image: Path, name: str) -> ImageInfo:
 
 def info(image: Path, found: Inspection, name: str) -> ImageInfo:
     """Read the header of ``image`` as the inspection says. Raises ImageRefusedError when qemu-img cannot."""
-    return _info([*_format_options(found), _filename(image, found)], image, name)
+    return _info(_opened(image, found), image, name)
 
 
 def convert(
@@ -69,16 +69,11 @@ def convert(
         cpu_seconds=CONVERT_START + size // CONVERT_SLOWEST,
         file_size=size + size // METADATA_SHARE + METADATA_BASE,
     )
-    if isinstance(source, Path):
-        opened: list[str | Path] = [*_format_options(found), _filename(source, found)]
-        completed = _qemu_img(["convert", *opened, "-O", target_format.value, target], limits, source)
-    else:
-        options = (f"driver={found.format.value}", *found.options, "file.driver=nbd", "file.server.type=fd")
-        opened = ["--image-opts", ",".join((*options, f"file.server.str={source.fileno()}"))]
-        completed = _qemu_img(["convert", *opened, "-O", target_format.value, target], limits, target, source)
+    place, device = (source, None) if isinstance(source, Path) else (target, source)
+    opened = _opened_device(source, found) if isinstance(source, socket) else _opened(source, found)
+    completed = _qemu_img(["convert", *opened, "-O", target_format.value, target], limits, place, device)
     if completed.status != 0:
-        opened_by = (source, target) if isinstance(source, Path) else (target,)
-        raise CommandError(f"{name} cannot be converted to {target_format}: {_why(completed, *opened_by)}")
+        raise CommandError(f"{name} cannot be converted to {target_format}: {_why(completed, place, target)}")
 
 
 def check(image: Path, image_format: ImageFormat) -> None:
@@ -90,19 +85,21 @@ def check(image: Path, image_format: ImageFormat) -> None:
         raise CommandError(f"the converted image is damaged: {_why(completed, image)}")
 
 
-def _format_options(found: Inspection) -> list[str]:
-    """How the format is told: never one of qemu-img's own choice."""
-    return ["--image-opts"] if found.options else ["-f", found.format.value]
-
-
-def _filename(image: Path, found: Inspection) -> str | Path:
-    """How the file is told, to go with the format."""
+def _opened(image: Path, found: Inspection) -> list[str | Path]:
+    """How a file and its format are told: the format is never one of qemu-img's own choice."""
     if not found.options:
-        return image
+        return ["-f", found.format.value, image]
     # In this syntax a comma ends an option and two commas stand for one (qemu, docs/system/qemu-block-drivers).
-    file = str(image).replace(",", ",,")
-    options = (f"driver={found.format.value}", *found.options, "file.driver=file", f"file.filename={file}")
-    return ",".join(options)
+    return _with_options(found, "file.driver=file", "file.filename=" + str(image).replace(",", ",,"))
+
+
+def _opened_device(device: socket, found: Inspection) -> list[str | Path]:
+    """How a block device and its format are told."""
+    return _with_options(found, "file.driver=nbd", "file.server.type=fd", f"file.server.str={device.fileno()}")
+
+
+def _with_options(found: Inspection, *options: str) -> list[str | Path]:
+    return ["--image-opts", ",".join((f"driver={found.format.value}", *found.options, *options))]
 
 
 def _info(opened: list[str | Path], image: Path, name: str) -> ImageInfo:

@@ -134,17 +134,17 @@ class Download:
         read: Callable[..., bytes] = getattr(raw, "read1", raw.read)
         gathered = bytearray()
         while True:
-            piece, broken = b"", self._incomplete(received + len(gathered))
+            piece, broken, silent = b"", self._incomplete(received + len(gathered)), False
             # Some bytes are no content: those of headers of chunks, and of trailers. They must come to an end, too.
             self._watchdog.allow(min(2 * self._options.idle_timeout, self._pace.remaining()))
             try:
                 piece = read(CHUNK, decode_content=False)
                 self._watchdog.allow(math.inf)
             except urllib3.exceptions.ReadTimeoutError:
-                broken = f"the server stopped sending after {received + len(gathered)} bytes"
+                silent = True
             except (urllib3.exceptions.HTTPError, OSError):
                 broken = broken or f"the download is incomplete, it broke after {received + len(gathered)} bytes"
-            if self._watchdog.expired:
+            if silent or self._watchdog.expired:
                 piece, broken = b"", f"the server stopped sending after {received + len(gathered)} bytes"
             gathered += piece
             if len(gathered) >= CHUNK or (gathered and not piece):

@@ -45,13 +45,9 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.failed = not self.complete
+        self.failed |= not self.complete
         self._call()
         self._file.close()
-
-    def fileno(self) -> int:
-        """The file."""
-        return self._file.fileno()
 
     def on_growth(self, call: Callable[[], None]) -> None:
         """Have ``call`` called, by the thread that writes, whenever there is more; once for what is there already."""
