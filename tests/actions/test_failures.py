@@ -19,6 +19,7 @@ import pytest
 from rig.front_end import Answer, FrontEnd, info, messages, processes_of
 from rig.images import MIB, SIZE_MB, Images
 from rig.messages import Datastore
+from rig.running import running
 from rig.tls import make_certificate
 from rig.web import Web, cut_off, drip, redirect, send_file, serve, stall, status, wait_until
 
@@ -538,14 +539,8 @@ def mock_oned(answer: list[object]) -> Iterator[str]:
     """A mock of oned's API, which cannot run here: it gives ``answer`` to every ``one.image.info``."""
     server = xmlrpc.server.SimpleXMLRPCServer(("127.0.0.1", 0), logRequests=False)
     server.register_function(lambda *_: answer, "one.image.info")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with running(server):
         yield f"http://127.0.0.1:{server.server_address[1]}/RPC2"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 NO_SUCH_IMAGE = [False, "[one.image.info] Error getting image [42].", 0x0400, 42, ""]

@@ -31,6 +31,7 @@ from oneconvert.transfer.s3 import S3Credentials, presigned_url
 from rig.front_end import Answer, FrontEnd, messages, same_disk
 from rig.images import MIB, SIZE_MB, Images
 from rig.messages import App, Datastore
+from rig.running import running
 from rig.web import wait_until
 
 KEY = "AKIAMARKETPLACE"
@@ -130,15 +131,11 @@ def serve_s3() -> Iterator[S3Server]:
     server = S3Server()
     http = make_server("127.0.0.1", 0, server.guard(DomainDispatcherApplication(create_backend_app)), threaded=True)
     server.url = f"http://127.0.0.1:{http.port}"
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.released.set()
-        http.shutdown()
-        thread.join()
-        http.server_close()
+    with running(http):
+        try:
+            yield server
+        finally:
+            server.released.set()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +21,7 @@ from conformance.layout import Installation, Tree
 from conformance.mad import DatastoreMad
 from rig.images import Images
 from rig.messages import App, Datastore, Messages
+from rig.running import running
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NEEDED_PROGRAMS = ("ruby", "qemu-img", "curl", "file", "mkfs.ext4")
@@ -209,9 +209,6 @@ class Marketplace:
 @pytest.fixture(scope="session")
 def marketplace(images: Images) -> Iterator[Marketplace]:
     handler = partial(_QuietHandler, directory=str(images.directory))
-    with _Server(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+    server = _Server(("127.0.0.1", 0), handler)
+    with running(server):
         yield Marketplace(f"http://127.0.0.1:{server.server_port}/", images)
-        server.shutdown()
-        thread.join()

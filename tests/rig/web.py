@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rig.running import running
+
 Handler = http.server.BaseHTTPRequestHandler
 Behaviour = Callable[[Handler], None]
 
@@ -66,14 +68,8 @@ def serve(directory: Path, certificate: Path | None = None, host: str = "127.0.0
         context.load_cert_chain(certificate)
         server.socket = context.wrap_socket(server.socket, server_side=True)
     web.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with running(server):
         yield web
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def send_file(path: Path) -> Behaviour:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 import xmlrpc.server
 from pathlib import Path
 
 import pytest
 
 from oneconvert.opennebula.api import image_was_deleted
+from rig.running import running
 
 
 def test_the_password_of_oneadmin_never_goes_to_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = xmlrpc.server.SimpleXMLRPCServer(("127.0.0.1", 0), logRequests=False)
     server.register_function(lambda *_: [False, "no such image", 0x0400, 42, ""], "one.image.info")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
     auth = tmp_path / "one_auth"
     auth.write_text("oneadmin:opennebula\n")
     monkeypatch.setenv("ONE_AUTH", str(auth))
@@ -23,9 +21,5 @@ def test_the_password_of_oneadmin_never_goes_to_a_proxy(tmp_path: Path, monkeypa
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "example.org")
-    try:
+    with running(server):
         assert image_was_deleted(42), "asked directly"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

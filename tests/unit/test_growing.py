@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from oneconvert.errors import SourceChangedError
+from oneconvert.actions.landing import Announcement, Head, land
+from oneconvert.errors import ImageRefusedError, SourceChangedError
 from oneconvert.transfer.growing import BLOCK, FAR, FORGET_STEP, KEPT_BEHIND, KEPT_IN_FRONT, GrowingFile, check_fetched
 from oneconvert.transfer.spool import Spool
+from rig.crafted import vhd_footer
 
 MIB = 1024 * 1024
 LENGTH = 16 * MIB
@@ -141,3 +143,15 @@ def test_another_disk_stays_whole(spool: Spool) -> None:
             disk.taken(offset, 2 * MIB)
         assert disk.has(0, length)
     assert spool.path.stat().st_blocks == before
+
+
+def test_what_was_refused_as_an_image_does_not_become_one_when_it_is_kept(tmp_path: Path) -> None:
+    """An archive keeps a member that is no image: who reads it as one already must not wait for it, nor take it."""
+    heads: list[Head] = []
+    content = bytes(LENGTH - 512) + vhd_footer(kind=4)
+    announcement = Announcement(heads.append, lambda _: True, certain=False)
+    with pytest.raises(ImageRefusedError):
+        land(iter([content[:MIB], content[MIB:]]), "disk.img", tmp_path / "spool", LENGTH, 0, announcement, keep=True)
+    (head,) = heads
+    assert head.spool.failed
+    assert head.spool.path.read_bytes() == content

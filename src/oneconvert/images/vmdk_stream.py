@@ -89,11 +89,12 @@ class StreamedDisk:
         """Bytes of the file that were read."""
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), "inflate") as pool:
+        threads = min(MOST_THREADS, os.cpu_count() or 1)
+        with ThreadPoolExecutor(threads, "inflate") as pool:
             waiting: deque[Future[list[tuple[int, bytes]]]] = deque()
             for batch in self._batches():
                 waiting.append(pool.submit(self._inflate, batch))
-                while waiting and (waiting[0].done() or len(waiting) > 4 * MOST_THREADS):
+                while waiting and (waiting[0].done() or len(waiting) > 2 * threads):
                     yield from waiting.popleft().result()
             for each in waiting:
                 yield from each.result()

@@ -30,6 +30,8 @@ class Watchdog:
     def __init__(self) -> None:
         self.expired = False
         self._deadline = math.inf
+        self._wakes = math.inf
+        """When the thread looks again. A later deadline does not wake it: there is one for every read."""
         self._ended = False
         self._changed = threading.Condition()
         self._watched: object = None
@@ -42,6 +44,7 @@ class Watchdog:
             self._watched = duplicate
             self.expired = False
             self._set(seconds)
+            self._changed.notify_all()  # the thread of the connection before
         start_quietly(threading.Thread(target=self._run, args=(duplicate,), name="watchdog", daemon=True))
 
     def allow(self, seconds: float) -> None:
@@ -63,7 +66,8 @@ class Watchdog:
 
     def _set(self, seconds: float) -> None:
         self._deadline = 0 if self._ended else time.monotonic() + seconds
-        self._changed.notify_all()
+        if self._deadline < self._wakes:
+            self._changed.notify_all()
 
     def _run(self, connection: socket.socket) -> None:
         with connection, self._changed:
@@ -74,6 +78,7 @@ class Watchdog:
                     with suppress(OSError):
                         connection.shutdown(socket.SHUT_RDWR)
                     return
+                self._wakes = self._deadline
                 self._changed.wait(min(left, threading.TIMEOUT_MAX))
 
 
