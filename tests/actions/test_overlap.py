@@ -16,9 +16,14 @@ from pathlib import Path
 
 import pytest
 
+from oneconvert.actions.landing import Arrival
+from oneconvert.actions.overlap import convert_arrived
+from oneconvert.images.format import ImageFormat
+from oneconvert.images.inspect import Inspection
+from oneconvert.transfer.growing import KEPT_BEHIND
 from rig.crafted import patched, vmware_stream
 from rig.front_end import Answer, FrontEnd, messages, processes_of, same_disk
-from rig.images import FORMATS, MIB, SIZE_MB, Images, zstd
+from rig.images import COMPRESSIONS, FORMATS, MIB, SIZE_MB, Images, zstd
 from rig.messages import Datastore
 from rig.web import Behaviour, Handler, Web, chunked, cut_off, wait_until
 
@@ -257,6 +262,63 @@ def test_a_stream_whose_tables_lead_elsewhere_is_read_by_them(
     assert same_disk(images.file("raw"), "raw", answer.source, "qcow2")
     assert len(web.requests) - before == 2
     assert "fetched again" in front_end.log.read_text()
+
+
+def partitioned(path: Path, size: int, content: bytes) -> None:
+    """A disk of ``size`` bytes with a GUID partition table, and ``content`` in its partition."""
+    with path.open("wb") as disk:
+        disk.truncate(size)
+    subprocess.run(["sfdisk", "-q", path], input=b"label: gpt\nstart=2048\n", check=True)
+    with path.open("rb+") as disk:
+        disk.seek(MIB)
+        disk.write(content)
+
+
+@pytest.mark.parametrize("compression", ["gz", "xz", "zst"])
+def test_a_compressed_disk_says_by_its_partition_table_how_long_it_is(
+    front_end: FrontEnd, images: Images, web: Web, compression: str
+) -> None:
+    disk = images.file("gpt")
+    partitioned(disk, SIZE_MB * MIB, full(images, "raw").read_bytes()[: -2 * MIB])
+    packed = images.file("gpt", compression)
+    packed.write_bytes(COMPRESSIONS[compression](disk.read_bytes()))
+    store = front_end.datastore("qcow2")
+    server = Paused(packed, packed.stat().st_size - MIB)
+    with importing(front_end, web, server, store) as process:
+        assert wait_until(lambda: written(store) >= MIB), "nothing is converted while the download waits"
+        server.goes_on.set()
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
+    assert same_disk(disk, "raw", Path(stdout.decode().split()[0]), "qcow2")
+
+
+@pytest.mark.parametrize("length", [(SIZE_MB - 4) * MIB, (SIZE_MB + 4) * MIB, SIZE_MB * MIB + 512])
+@pytest.mark.parametrize("target", ["qcow2", "vmdk"])
+def test_a_partition_table_that_is_wrong_about_the_length_costs_time_only(
+    front_end: FrontEnd, images: Images, web: Web, length: int, target: str
+) -> None:
+    """Of a disk that was cut, or made larger without moving the copy of its table to the end."""
+    disk = images.file("gpt")
+    partitioned(disk, SIZE_MB * MIB, full(images, "raw").read_bytes()[: -2 * MIB])
+    with disk.open("rb+") as file:
+        file.truncate(length)
+    packed = images.file("gpt", "gz")
+    packed.write_bytes(COMPRESSIONS["gz"](disk.read_bytes()))
+    with front_end.settings(max_virtual_size=length):
+        answer = front_end.call("cp", messages().cp(42, web.url(packed.name), SIZE_MB, front_end.datastore(target)))
+    assert answer.status == 0, answer.stderr
+    assert same_disk(disk, "raw", answer.source, target)
+
+
+def test_a_disk_that_is_there_gives_its_space_back_while_it_is_converted(tmp_path: Path) -> None:
+    source, result = tmp_path / "source", tmp_path / "result"
+    content = random.Random(7).randbytes(2 * KEPT_BEHIND)
+    source.write_bytes(content)
+    found = Inspection(ImageFormat.RAW, len(content), ImageFormat.RAW)
+    convert_arrived(Arrival("disk.img", source, found), result, ImageFormat.QCOW2)
+    assert source.stat().st_blocks * 512 < 1.5 * KEPT_BEHIND
+    source.write_bytes(content)
+    assert same_disk(source, "raw", result, "qcow2")
 
 
 @pytest.mark.parametrize("compression", ["plain", "zst"])

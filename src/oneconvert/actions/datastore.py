@@ -11,11 +11,10 @@ import time
 from pathlib import Path
 
 from oneconvert.actions.landing import Arrival, Head, NotWhileArrivingError, Wanted
-from oneconvert.actions.overlap import Conversion, Reception, convert_behind
+from oneconvert.actions.overlap import Conversion, Reception, convert_arrived, convert_behind
 from oneconvert.actions.plan import Import, PassThrough, plan
 from oneconvert.actions.sizes import check_free_space, check_virtual_size
 from oneconvert.errors import HandOverError, ImageRefusedError, SourceChangedError
-from oneconvert.images import qemu_img
 from oneconvert.images.format import ImageFormat, converts
 from oneconvert.images.safety import confirm_result, confirm_source
 from oneconvert.jobs.relay import Relay
@@ -119,11 +118,11 @@ def _fetch(
 
 
 def _may_follow(head: Head, request: Request, settings: Settings) -> bool:
-    """Whether the image is not too large; raises ImageRefusedError when it is, and surely the one that is wanted."""
+    """Whether the image is not too large; raises ImageRefusedError when it surely is, and the one that is wanted."""
     try:
         check_virtual_size(head.found.virtual_size, head.name, request.image, settings)
     except ImageRefusedError:
-        if head.certain:
+        if head.certain and not head.estimated:
             raise
         return False
     return True
@@ -139,7 +138,7 @@ def _finish(arrival: Arrival, conversion: Conversion | None, target: ImageFormat
     result, result_format = arrival.path.parent / "result", target or found.format
     if conversion is None or not conversion.made(arrival):
         result.unlink(missing_ok=True)
-        qemu_img.convert(arrival.path, found, result, result_format, arrival.name)
+        convert_arrived(arrival, result, result_format)
     confirm_result(result, result_format, found.virtual_size, arrival.name)
     for path in (arrival.path, *arrival.extents):
         path.unlink()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Callable
 
 from oneconvert.errors import ImageRefusedError
+from oneconvert.images import gpt
 from oneconvert.images.extents import check_complete
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspect import Inspection, StreamInspector
@@ -29,13 +30,15 @@ class Head:
     """An image that has begun to arrive. ``found`` is what all but its end can tell.
 
     ``spool`` grows; it holds the image, or with ``unfolded`` the raw disk in it. ``length`` is the number of bytes that
-    it will have, None when nobody knows, and ``position`` where they begin in the source, None when they are not there
-    as they are. ``certain`` says that this is the image that is wanted, and no other.
+    it will have, None when nobody knows; with ``estimated`` it is what a partition table says, which may be wrong.
+    ``position`` is where they begin in the source, None when they are not there as they are. ``certain`` says that this
+    is the image that is wanted, and no other.
     """
 
     found: Inspection
     spool: Spool
     length: int | None
+    estimated: bool
     position: int | None
     unfolded: bool
     certain: bool
@@ -135,13 +138,22 @@ def _land(
     announcement: Announcement | None,
 ) -> Landed:
     begun: list[bytes] = []
-    begins_as = _begin(inspected, begun, inspector, length) if announcement else None
+    begins_as, expected = _begin(inspected, begun, inspector, length) if announcement else (None, length)
     layout, certain = None, False
     if announcement and begins_as and announcement.converts(begins_as):
         certain = announcement.certain
         if certain and begins_as.format is ImageFormat.VMDK:
             layout = streamed_header(b"".join(begun))
-        announcement.call(Head(begins_as, spool, length, position, unfolded=layout is not None, certain=certain))
+        head = Head(
+            begins_as,
+            spool,
+            expected,
+            estimated=expected != length,
+            position=position,
+            unfolded=layout is not None,
+            certain=certain,
+        )
+        announcement.call(head)
     every = itertools.chain(begun, inspected)
     if layout:
         _unfold(every, layout, spool)
@@ -157,16 +169,21 @@ def _land(
 
 def _begin(
     inspected: Iterator[bytes], begun: list[bytes], inspector: StreamInspector, length: int | None
-) -> Inspection | None:
-    """Take the first chunks into ``begun``, until it is known what they are; None when that takes too many."""
-    found = None
+) -> tuple[Inspection | None, int | None]:
+    """Take the first chunks into ``begun``, until it is known what they are, and how long: None for what takes too
+    many.
+    """
+    found, expected = None, length
     while found is None and sum(map(len, begun)) < LONGEST_HEAD:
         chunk = next(inspected, b"")
         begun.append(chunk)
         found = inspector.so_far(length)
+        if found is None and length is None:
+            expected = gpt.disk_length(b"".join(begun))
+            found = inspector.so_far(expected)
         if not chunk:
             break
-    return found
+    return found, expected
 
 
 def _inspected(chunks: Iterator[bytes], inspector: StreamInspector, keep: bool) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ from oneconvert.images import qemu_img
 from oneconvert.images.format import ImageFormat
 from oneconvert.jobs.relay import Relay
 from oneconvert.jobs.threads import thread
-from oneconvert.transfer.growing import KEPT_IN_FRONT, GrowingFile, check_fetched
+from oneconvert.transfer.growing import KEPT_IN_FRONT, Filled, GrowingFile, check_fetched
 from oneconvert.transfer.http_parts import Parts
 from oneconvert.transfer.nbd import served
 
@@ -124,3 +124,15 @@ def convert_behind(head: Head, target: Path, target_format: ImageFormat, parts: 
         except CommandError as error:
             failure = error
     return Conversion(head, failure, disk)
+
+
+def convert_arrived(arrival: Arrival, target: Path, target_format: ImageFormat) -> None:
+    """Convert an image that is there; a raw disk, which may be large where it came compressed, gives its space back
+    while it is read. Raises CommandError.
+    """
+    if arrival.found.format is not ImageFormat.RAW:
+        qemu_img.convert(arrival.path, arrival.found, target, target_format, arrival.name)
+        return
+    file = Filled(arrival.path)
+    with GrowingFile(file, file.length, read_once=True) as disk, served(disk) as connection:
+        qemu_img.convert(connection, arrival.found, target, target_format, arrival.name)

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Callable, Protocol
 
 from oneconvert.errors import SourceChangedError
-from oneconvert.transfer.spool import Spool, forget
+from oneconvert.transfer.spool import forget
 
 LOG = logging.getLogger(__name__)
 
@@ -33,6 +33,30 @@ class PartReader(Protocol):
     def read_at(self, offset: int, length: int) -> bytes | None: ...  # noqa: D102
 
 
+class Filling(Protocol):
+    """A file that is filled from front to back, as a Spool."""
+
+    path: Path
+    length: int
+    complete: bool
+    failed: bool
+
+    def on_growth(self, call: Callable[[], None]) -> None: ...  # noqa: D102
+
+
+class Filled:
+    """A file that is there already."""
+
+    complete, failed = True, False
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.length = path.stat().st_size
+
+    def on_growth(self, call: Callable[[], None]) -> None:
+        """Nothing will come."""
+
+
 class GrowingFile:
     """A spool of ``length`` bytes in the end.
 
@@ -40,7 +64,9 @@ class GrowingFile:
     the first of the file.
     """
 
-    def __init__(self, spool: Spool, length: int, *, read_once: bool, parts: PartReader | None, position: int) -> None:
+    def __init__(
+        self, spool: Filling, length: int, *, read_once: bool, parts: PartReader | None = None, position: int = 0
+    ) -> None:
         self.size = -(-length // SECTOR) * SECTOR
         self.forgotten = KEPT_IN_FRONT
         """What is before this, and behind KEPT_IN_FRONT, was given back."""
