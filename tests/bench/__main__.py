@@ -18,6 +18,7 @@ from rich.console import Console
 
 from bench.corpus import MIB, Corpus
 from bench.errors import BenchError
+from bench.flags import flags
 from bench.jobs import PAIRS, Download, Job, Pair, Serial, Task, drivers
 from bench.measure import Measurement, measure
 from bench.nginx import RATES, serve
@@ -26,7 +27,20 @@ from bench.report import Csv, machine, markdown, rate, rows, show, size
 from conformance.layout import LayoutError
 
 _SLOW = "raw.xz"
-_PROGRAMS = ("nginx", "qemu-img", "curl", "openssl", "mke2fs", "pigz", "gunzip", "xz", "zstd", "tar", "fallocate")
+_PROGRAMS = (
+    "nginx",
+    "qemu-img",
+    "curl",
+    "openssl",
+    "mke2fs",
+    "sfdisk",
+    "pigz",
+    "gunzip",
+    "xz",
+    "zstd",
+    "tar",
+    "fallocate",
+)
 
 
 def _sizes(text: str) -> list[int]:
@@ -66,6 +80,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--set", type=_setting, action="append", default=[], metavar="NAME=VALUE",
                         help="a setting of oneconvert.conf")  # fmt: skip
     parser.add_argument("--prepare", action="store_true", help="only make the images; needs --work")
+    parser.add_argument("--flags", action="store_true",
+                        help="measure options of qemu-img convert instead, from the raw disk")  # fmt: skip
     parser.add_argument("--smoke", action="store_true", help="a quick look whether all of this works: 64M, one round")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every single measurement")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write a PNG")
@@ -88,6 +104,11 @@ def _bench(options: argparse.Namespace, console: Console, directory: Path, tempo
         for name in dict.fromkeys(["raw", *(pair.image for pair in options.only)]):
             corpus.image(name)
     if options.prepare:
+        return
+    if options.flags:
+        for corpus in corpora:
+            for target in ("qcow2", "raw", "vmdk"):
+                console.print(flags(corpus, target, options.rounds, temporary / "flags"), machine(directory), sep="\n")
         return
     console.print("installing oneconvert")
     front_end, driven = drivers(temporary, options.native and options.native.resolve())

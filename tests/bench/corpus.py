@@ -40,7 +40,7 @@ def _qemu(name: str, *options: str) -> Callable[[Path, Path], None]:
 
 def _compressor(*command: str) -> Callable[[Path, Path], None]:
     def make(base: Path, target: Path) -> None:
-        run(["sh", "-c", f'exec {" ".join(command)} <"$1" >"$2"', "sh", base, target])
+        run(["sh", "-c", f'exec {" ".join(command)} "$1" >"$2"', "sh", base, target])
 
     return make
 
@@ -126,7 +126,12 @@ class Corpus:
         try:
             tree.mkdir()
             _fill(tree, self.content)
-            run(["mke2fs", "-q", "-t", "ext4", "-m", "0", "-i", str(2 * _BLOCK), "-d", tree, path, f"{self.size_mb}M"])
+            with path.open("wb") as disk:
+                disk.truncate(self.size_mb * MIB)
+            # One partition, a MiB behind the beginning and a MiB before the end, as sfdisk aligns it.
+            run(["sh", "-c", 'echo "label: gpt\nstart=2048" | sfdisk -q "$1"', "sh", path])
+            options = ["-t", "ext4", "-m", "0", "-i", str(2 * _BLOCK), "-E", f"offset={MIB}", "-d", tree]
+            run(["mke2fs", "-q", *options, path, f"{self.size_mb - 2}M"])
         finally:
             shutil.rmtree(tree, ignore_errors=True)
 

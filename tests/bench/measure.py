@@ -47,13 +47,18 @@ def drops_caches() -> bool:
     return os.geteuid() == 0 and os.access(_DROP_CACHES, os.W_OK)
 
 
+def drop_caches() -> None:
+    """Start with nothing to write, and with an empty page cache where that can be had."""
+    os.sync()
+    if drops_caches():
+        _DROP_CACHES.write_text("3\n")
+
+
 def _once(task: Task, job: Job, number: int, directory: Path) -> Measurement:
     task.corpus.md5(task.pair.image)
     directory.mkdir()
     try:
-        os.sync()
-        if drops_caches():
-            _DROP_CACHES.write_text("3\n")
+        drop_caches()
         outcome = job.run(task, directory)
         if number == 0:
             _verify(task, job, outcome)
