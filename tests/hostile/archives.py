@@ -11,6 +11,7 @@ import hashlib
 import io
 import lzma
 import struct
+import subprocess
 import tarfile
 import zipfile
 import zlib
@@ -185,6 +186,16 @@ def xz_with_dictionary(scene: Scene) -> bytes:
     return bytes(good)
 
 
+def xz_with_block_size(scene: Scene) -> bytes:
+    """An .xz of several blocks, of which the first is of 256 KiB and says 16 KiB, the checksum of its header right."""
+    xz = ["xz", "-c", "-0", "-T2", "--block-size=256KiB"]
+    good = subprocess.run(xz, input=disk(), capture_output=True, check=True).stdout
+    length = 4 * good[12] + 4
+    header = good[12 : 8 + length].replace(b"\x80\x80\x10", b"\x80\x80\x01")
+    assert header not in good
+    return good[:12] + header + struct.pack("<I", zlib.crc32(header)) + good[12 + length :]
+
+
 def billion_laughs() -> str:
     lines = "".join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 10}">' for i in range(1, 10))
     return f'<!DOCTYPE Envelope [<!ENTITY e0 "ha">{lines}]>'
@@ -322,6 +333,7 @@ BOMBS = (
          lambda scene: gzip.compress(b"", 1) * 50_000 + gzip.compress(disk(), 1), HARMLESS),
     Case("xz-dictionary", "has the decompressor allocate 4 GiB", xz_with_dictionary,
          "within the memory that is allowed for xz"),
+    Case("xz-block-size", "has a block that becomes more than its header says", xz_with_block_size, "damaged"),
     Case("zstd-window", "has the decompressor allocate a window of 2 TiB",
          lambda scene: b"\x28\xb5\x2f\xfd\x00\xf8" + b"\x01\0\0" * 10,
          "within the memory that is allowed for zstd"),

@@ -13,6 +13,7 @@ import lz4.frame
 from isal import igzip_lib
 
 from oneconvert.errors import TransferError
+from oneconvert.transfer import xz_blocks
 from oneconvert.zstd import DecompressionParameter, ZstdDecompressor, ZstdError, get_frame_info
 
 CHUNK = 1024 * 1024
@@ -42,7 +43,7 @@ def _gzip() -> Decompressor:
     return cast(Decompressor, igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP))
 
 
-def _xz() -> Decompressor:
+def _xz() -> lzma.LZMADecompressor:
     return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
 
 
@@ -121,6 +122,13 @@ def decompressed(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
     while data:
         if SKIPPABLE.match(data) and kind in ("zstd", "lz4"):
             data = _after_skippable(data, source, name)
+        elif kind == "xz" and data.startswith(magic) and xz_blocks.begins_with_sized_block(data):
+            try:
+                data = yield from xz_blocks.content(data, source, _xz)
+            except lzma.LZMAError as error:
+                raise _refused(error, kind, name) from None
+            except EOFError:
+                raise _truncated(kind, name) from None
         elif data.startswith(magic):
             decompressor = new()
             yield from _member(decompressor, data, source, kind, name)
@@ -136,15 +144,7 @@ def _member(decompressor: Decompressor, data: bytes, source: Iterator[bytes], ki
         try:
             output = decompressor.decompress(data, CHUNK)
         except ERRORS as error:
-            # Of xz and zstd; neither has an exception of its own for it.
-            if "memory" in str(error).lower():
-                raise TransferError(
-                    f"{name} cannot be decompressed within the memory that is allowed for {kind}; "
-                    f"compress it with {LARGEST_WINDOW.get(kind, 'a smaller window')}"
-                ) from None
-            raise TransferError(
-                f"{name} is damaged: its {kind} data cannot be decompressed; publish or download it again"
-            ) from None
+            raise _refused(error, kind, name) from None
         if output:
             yield output
         data = b""
@@ -153,7 +153,22 @@ def _member(decompressor: Decompressor, data: bytes, source: Iterator[bytes], ki
         if decompressor.needs_input:
             data = next(source, b"")
             if not data:
-                raise TransferError(f"{name} is truncated: its {kind} data ends too early")
+                raise _truncated(kind, name)
+
+
+def _refused(error: Exception, kind: str, name: str) -> TransferError:
+    """What ``error`` of a decompressor means."""
+    # Of xz and zstd; neither has an exception of its own for it.
+    if "memory" in str(error).lower():
+        return TransferError(
+            f"{name} cannot be decompressed within the memory that is allowed for {kind}; "
+            f"compress it with {LARGEST_WINDOW.get(kind, 'a smaller window')}"
+        )
+    return TransferError(f"{name} is damaged: its {kind} data cannot be decompressed; publish or download it again")
+
+
+def _truncated(kind: str, name: str) -> TransferError:
+    return TransferError(f"{name} is truncated: its {kind} data ends too early")
 
 
 def _next_member(data: bytes, source: Iterator[bytes]) -> bytes:
