@@ -20,7 +20,7 @@ HOST = re.compile(r"\*|(?:\*\.)?[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?")
 class Settings:
     """The settings; times in seconds, sizes in bytes, ``min_rate`` in bytes per second. ``unset_driver`` is ``keep``,
     ``qcow2`` or ``raw``, ``size_policy`` ``warn`` or ``refuse``, ``private_addresses`` ``allow`` or ``refuse``; None
-    stands for empty, a ``transfer_timeout`` of 0 for no limit.
+    stands for empty, a ``transfer_timeout`` of 0 for no limit, a ``cache_size`` of 0 for no cache.
     """
 
     scratch_dir: Path | None = None
@@ -35,6 +35,8 @@ class Settings:
     transfer_timeout: float = 86400.0
     private_addresses: str = "allow"
     allowed_hosts: tuple[str, ...] = ()
+    cache_size: int = 0
+    cache_dir: Path | None = None
     log_file: Path | None = None
 
 
@@ -113,6 +115,8 @@ READERS: dict[str, Callable[[str], Any]] = {
     "transfer_timeout": _seconds_or_none,
     "private_addresses": _choice("allow", "refuse"),
     "allowed_hosts": _hosts,
+    "cache_size": _size,
+    "cache_dir": _path,
     "log_file": _path,
 }
 

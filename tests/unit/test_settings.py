@@ -46,10 +46,17 @@ def test_the_time_of_a_transfer_may_be_without_limit(tmp_path: Path) -> None:
     assert settings(tmp_path / "hour", "transfer_timeout = 3600").transfer_timeout == 3600
 
 
+def test_nothing_is_kept_unless_a_size_says_so(tmp_path: Path) -> None:
+    assert Settings().cache_size == settings(tmp_path / "none").cache_size == 0
+    kept = settings(tmp_path / "some", "cache_size = 20G", "cache_dir = /srv/cache")
+    assert (kept.cache_size, kept.cache_dir) == (20 * 1024**3, Path("/srv/cache"))
+
+
 @pytest.mark.parametrize(
     "line",
     ["transfer_timeout = -1", "transfer_timeout = nan", "idle_timeout = 0", "connect_timeout = inf",
-     "min_rate = -1", "private_addresses = no", "tls_ca_file = /no/such/file"],
+     "min_rate = -1", "private_addresses = no", "tls_ca_file = /no/such/file", "cache_size = all",
+     "cache_size = -1", "cache_dir = cache"],
 )  # fmt: skip
 def test_a_value_that_cannot_be_used(tmp_path: Path, line: str) -> None:
     with pytest.raises(SettingsError, match=f"{line.split()[0]} must be"):
