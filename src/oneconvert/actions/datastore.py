@@ -8,10 +8,9 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from dataclasses import astuple
-from importlib.metadata import version
 from pathlib import Path
 
+from oneconvert.actions.cached import cache_entry, take_cached
 from oneconvert.actions.landing import Arrival, Head, NotWhileArrivingError, Wanted
 from oneconvert.actions.overlap import Conversion, Reception, convert_arrived, convert_behind
 from oneconvert.actions.plan import Import, PassThrough, plan
@@ -19,7 +18,7 @@ from oneconvert.actions.sizes import check_free_space, check_virtual_size
 from oneconvert.errors import HandOverError, ImageRefusedError, SourceChangedError
 from oneconvert.images.format import ImageFormat, converts
 from oneconvert.images.safety import confirm_result, confirm_source
-from oneconvert.jobs.cache import Entry, Original, key_of, open_entry
+from oneconvert.jobs.cache import Original
 from oneconvert.jobs.relay import Relay
 from oneconvert.jobs.signals import ignore_signals, interruptible
 from oneconvert.jobs.workspace import workspace, workspace_base
@@ -35,7 +34,7 @@ from oneconvert.transfer.addresses import AddressRules
 from oneconvert.transfer.checksums import verified
 from oneconvert.transfer.directories import DirectoryRules
 from oneconvert.transfer.http_request import HttpOptions
-from oneconvert.transfer.sources import SourceOptions, open_source, scheme_of
+from oneconvert.transfer.sources import SourceOptions, open_source
 
 LOG = logging.getLogger(__name__)
 
@@ -76,11 +75,12 @@ def _taken_or_brought(
     request: Request, decision: Import, settings: Settings, directory: Path
 ) -> tuple[Original, FinishedImage]:
     """The image for the datastore, and what it was: from the cache, or else from its source."""
-    kept = _cache_entry(request, decision, settings)
+    kept = cache_entry(request, decision, settings)
     if kept and decision.target:
-        taken = _take(kept, request, decision.target, settings, _made(directory / "kept") / "result")
+        result = _made(directory / "kept") / "result"
+        taken = take_cached(kept, request, decision.target, settings, result)
         if taken:
-            return taken
+            return taken, FinishedImage(result, decision.target, taken.virtual_size)
     with interruptible():
         arrival, finished = _bring_in(request, decision, settings, directory)
     original = Original(arrival.name, arrival.found.format.value, finished.virtual_size)
@@ -162,45 +162,6 @@ def _finish(arrival: Arrival, conversion: Conversion | None, target: ImageFormat
     for path in (arrival.path, *arrival.extents):
         path.unlink()
     return FinishedImage(result, result_format, found.virtual_size)
-
-
-def _cache_entry(request: Request, decision: Import, settings: Settings) -> Entry | None:
-    """Where the result may be kept: that of a download whose content is known by its checksum.
-
-    Its key has all that the result depends on, and the rules that allowed it, for stricter ones must hold for it, too.
-    """
-    checksums = sorted({(each.algorithm, each.digest) for each in request.image.checksums})
-    if not (settings.cache_size and decision.target and checksums and scheme_of(decision.location)):
-        return None
-    key = key_of(
-        version("oneconvert"),
-        checksums,
-        decision.location,
-        request.s3 and astuple(request.s3),
-        (request.image.disk, request.datastore.decompress, decision.target),
-        (settings.private_addresses, settings.allowed_hosts, settings.tls_verify, str(settings.tls_ca_file)),
-    )
-    directory = settings.cache_dir or opennebula_directories()[0] / "oneconvert_cache"
-    return open_entry(directory, settings.cache_size, key)
-
-
-def _take(
-    kept: Entry, request: Request, target: ImageFormat, settings: Settings, result: Path
-) -> tuple[Original, FinishedImage] | None:
-    """The image from the cache, under the same conditions as one that comes from elsewhere."""
-
-    def approve(original: Original, length: int) -> None:
-        check_virtual_size(original.virtual_size, original.name, request.image, settings)
-        check_free_space(length, original.name, result.parent)
-
-    def confirm(original: Original) -> None:
-        confirm_result(result, target, original.virtual_size, original.name)
-
-    original = kept.take(result, approve, confirm)
-    if original is None:
-        return None
-    LOG.info("image %d: taken from the cache", request.image.id)
-    return original, FinishedImage(result, target, original.virtual_size)
 
 
 def _source_options(request: Request, settings: Settings) -> SourceOptions:
