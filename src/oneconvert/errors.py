@@ -60,6 +60,10 @@ class HandOverError(OneconvertError):
     """The native datastore driver did not take the finished image."""
 
 
+class OnedError(OneconvertError):
+    """oned's API did not answer, or refused."""
+
+
 class InterruptedBySignalError(BaseException):
     """A signal asked the action to stop.
 

@@ -14,13 +14,15 @@ from oneconvert.errors import SettingsError
 
 SECTION = "oneconvert"
 HOST = re.compile(r"\*|(?:\*\.)?[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?")
+THUMBPRINT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Settings:
     """The settings; times in seconds, sizes in bytes, ``min_rate`` in bytes per second. ``unset_driver`` is ``keep``,
-    ``qcow2`` or ``raw``, ``size_policy`` ``warn`` or ``refuse``, ``private_addresses`` ``allow`` or ``refuse``; None
-    stands for empty, a ``transfer_timeout`` of 0 for no limit, a ``cache_size`` of 0 for no cache.
+    ``qcow2`` or ``raw``, ``size_policy`` ``warn`` or ``refuse``, ``private_addresses`` ``allow`` or ``refuse``,
+    ``vcenter_upload`` ``import`` or ``native``; ``vcenter_thumbprint`` has hex digits in lower case. None stands for
+    empty, a ``transfer_timeout`` of 0 for no limit, a ``cache_size`` of 0 for no cache.
     """
 
     scratch_dir: Path | None = None
@@ -37,6 +39,10 @@ class Settings:
     allowed_hosts: tuple[str, ...] = ()
     cache_size: int = 0
     cache_dir: Path | None = None
+    vcenter_upload: str = "import"
+    vcenter_ca_file: Path | None = None
+    vcenter_thumbprint: tuple[str, ...] = ()
+    vcenter_credentials: Path | None = None
     log_file: Path | None = None
 
 
@@ -102,6 +108,13 @@ def _hosts(text: str) -> tuple[str, ...]:
     return hosts
 
 
+def _thumbprints(text: str) -> tuple[str, ...]:
+    found = tuple(each.replace(":", "").lower() for each in text.replace(",", " ").split())
+    if not all(THUMBPRINT.fullmatch(each) for each in found):
+        raise ValueError("SHA-1 or SHA-256 digests of certificates, with or without colons")
+    return found
+
+
 READERS: dict[str, Callable[[str], Any]] = {
     "scratch_dir": _path,
     "size_policy": _choice("warn", "refuse"),
@@ -117,6 +130,10 @@ READERS: dict[str, Callable[[str], Any]] = {
     "allowed_hosts": _hosts,
     "cache_size": _size,
     "cache_dir": _path,
+    "vcenter_upload": _choice("import", "native"),
+    "vcenter_ca_file": _file,
+    "vcenter_thumbprint": _thumbprints,
+    "vcenter_credentials": _file,
     "log_file": _path,
 }
 

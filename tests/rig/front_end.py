@@ -20,6 +20,8 @@ from rig.messages import Datastore, Messages
 REPOSITORY = Path(__file__).resolve().parents[2]
 RELEASES = {"5.12": (5, 12, 13), "6.4": (6, 4, 6), "6.8": (6, 8, 3), "7.4": (7, 4, 0)}
 
+INSTALLATION = 600  # seconds that it may take
+
 # A native driver that writes down what it was given and answers with what it was told to.
 RECORDER = """#!/bin/sh
 here=${0%/*}
@@ -96,7 +98,9 @@ class FrontEnd:
             shutil.copytree(recorder, drivers / name)
         (location / "etc").mkdir()
         command = [REPOSITORY / "install.sh", "--no-packages"]
-        subprocess.run(command, env=front_end.environment(), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            command, env=front_end.environment(), check=True, stdout=subprocess.DEVNULL, timeout=INSTALLATION
+        )
         return front_end
 
     def environment(self, **extra: str) -> dict[str, str]:

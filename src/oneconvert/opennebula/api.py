@@ -1,4 +1,4 @@
-"""Questions to oned, through its API."""
+"""oned's API, as oneadmin of this front-end."""
 
 from __future__ import annotations
 
@@ -7,11 +7,32 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from oneconvert.errors import OnedError
 
 LOG = logging.getLogger(__name__)
 
-TIMEOUT = 15.0
+TIMEOUT = 15.0  # seconds
 DEFAULT_ENDPOINT = "http://localhost:2633/RPC2"
+
+
+@contextmanager
+def oned() -> Iterator[Any]:
+    """pyone's OneServer. Every error within the context becomes an OnedError."""
+    session = _session()
+    if not session:
+        raise OnedError("oned cannot be asked: there is no ~/.one/one_auth, as oneadmin has it; or set ONE_AUTH")
+    # Only here: it takes a quarter of a second to load.
+    import pyone
+
+    try:
+        with _no_proxy():
+            yield pyone.OneServer(_endpoint(), session=session, timeout=TIMEOUT)
+    except pyone.OneException as error:
+        raise OnedError(f"oned refused: {error}") from error
+    except OSError as error:
+        raise OnedError(f"oned does not answer at {_endpoint()}: {type(error).__name__}") from error
 
 
 def image_was_deleted(image_id: int) -> bool:
@@ -20,19 +41,15 @@ def image_was_deleted(image_id: int) -> bool:
     A user may delete an image while it is LOCKED. oned drops it at once, lets its ``cp`` run on, and never removes
     what that stores then. Without an answer from oned the image is taken to be there.
     """
-    session = _session()
-    if not session:
+    if not _session():
         return False
-    # Only here: it takes a quarter of a second to load.
-    import pyone
-
     try:
-        with _no_proxy():
-            pyone.OneServer(_endpoint(), session=session, timeout=TIMEOUT).image.info(image_id)
-    except pyone.OneNoExistsException:
-        return True
-    except Exception as error:  # whatever the binding and what is below it may raise
-        LOG.warning("oned cannot be asked about image %d: %s", image_id, type(error).__name__)
+        with oned() as server:
+            server.image.info(image_id)
+    except OnedError as error:
+        if type(error.__cause__).__name__ == "OneNoExistsException":
+            return True
+        LOG.warning("%s", error.sentence)
     return False
 
 

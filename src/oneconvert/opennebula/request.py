@@ -28,6 +28,8 @@ MARKETS_WITHOUT_CHECKSUM = frozenset({"linuxcontainers", "turnkeylinux", "docker
 # What an image, and what its app, may say about its content. Native drivers read the first two only.
 IMAGE_CHECKSUMS = ("MD5", "SHA1", "SHA256", "SHA512")
 APP_CHECKSUM = "FROM_APP_MD5"
+# Of vCenter datastores without VCENTER_DS_IMAGE_DIR.
+IMAGE_DIRECTORY = "one"
 LONGEST_TEXT = 8192
 """Characters of a path, a URL or a name: signed URLs have up to 4 KiB, paths 4095 bytes."""
 
@@ -64,6 +66,21 @@ class Datastore:
 
 
 @dataclass(frozen=True)
+class VCenterPlace:
+    """A datastore of a vCenter, as OpenNebula's importer describes it.
+
+    ``host`` may be empty, as up to 5.12: then the host with the same ``instance_id`` has it. ``datastore_ref`` is the
+    managed object id (``datastore-12``), ``image_dir`` the directory for images in it, without slashes around it.
+    """
+
+    datastore_id: int
+    host: str
+    instance_id: str
+    datastore_ref: str
+    image_dir: str
+
+
+@dataclass(frozen=True)
 class Request:
     """One image for one datastore. ``s3`` has the keys of the marketplace that it comes from, if that has any."""
 
@@ -75,6 +92,27 @@ class Request:
 def read_request(document: Document) -> Request:
     """Raises MessageError naming the first value that cannot be used."""
     return Request(_image(document), _datastore(document), _s3(document))
+
+
+def read_vcenter(document: Document) -> VCenterPlace:
+    """The vCenter behind the datastore of a document. Raises MessageError when there is none."""
+
+    def attribute(name: str) -> str:
+        return document.text(f"DATASTORE/TEMPLATE/{name}")
+
+    datastore_id = _integer(document, "DATASTORE/ID")
+    if not attribute("VCENTER_DS_REF") or not attribute("VCENTER_INSTANCE_ID"):
+        raise MessageError(
+            f"datastore {datastore_id} has no VCENTER_DS_REF or no VCENTER_INSTANCE_ID, so it is no datastore of a "
+            "vCenter; import it with onevcenter, or set them"
+        )
+    return VCenterPlace(
+        datastore_id,
+        host=attribute("VCENTER_HOST"),
+        instance_id=attribute("VCENTER_INSTANCE_ID"),
+        datastore_ref=attribute("VCENTER_DS_REF"),
+        image_dir=attribute("VCENTER_DS_IMAGE_DIR").strip("/") or IMAGE_DIRECTORY,
+    )
 
 
 def _image(document: Document) -> Image:
