@@ -16,6 +16,10 @@ readonly delegated_actions=(
     backup backup_cancel ls
 )
 
+# Drivers that oneconvert has by itself where OpenNebula has none (vcenter from 7.0 on), and what they do besides cp.
+readonly own_drivers=(vcenter)
+readonly own_actions=(rm mkfs stat clone monitor snap_delete snap_revert snap_flatten export)
+
 # Options.
 task=install
 drivers_wanted=""
@@ -47,7 +51,8 @@ Usage: ./install.sh [--drivers fs,ceph,...] [--no-packages]
 Without options: installs oneconvert on this OpenNebula front-end, or upgrades it, for every datastore driver found.
 Run it as root; as oneadmin when OpenNebula is in a directory of its own and ONE_LOCATION names it.
 
-  --drivers LIST   only for these datastore drivers, separated by commas; leaves the others as they are
+  --drivers LIST   only for these datastore drivers, separated by commas; leaves the others as they are; vcenter may be
+                   one of them where OpenNebula has no such driver any more, too
   --no-packages    do not install missing system packages
   --uninstall      remove all that was installed; a changed oneconvert.conf is saved in /var/tmp
   --demo           show an import, without OpenNebula and without installing; the rest goes to the demo
@@ -274,10 +279,16 @@ choose_drivers() {
     mapfile -t native < <(native_drivers)
     ((${#native[@]})) || die "no datastore driver in $remotes/datastore has a cp: is this OpenNebula complete?"
     drivers=("${native[@]}")
+    for name in "${own_drivers[@]}"; do
+        # Once it was asked for it is upgraded with the others.
+        if [[ " ${native[*]} " != *" $name "* && -e $remotes/datastore/oneconvert_$name/cp ]]; then
+            drivers+=("$name")
+        fi
+    done
     if [[ -n $drivers_wanted ]]; then
         IFS=', ' read -r -a drivers <<<"$drivers_wanted"
         for name in "${drivers[@]}"; do
-            [[ " ${native[*]} " == *" $name "* ]] ||
+            [[ " ${native[*]} ${own_drivers[*]} " == *" $name "* ]] ||
                 die "there is no datastore driver '$name' here; there is: $(join ', ' "${native[@]}")"
         done
     fi
@@ -290,6 +301,10 @@ plan_wrappers() {
         native=$remotes/datastore/$name
         wrapper=$remotes/datastore/oneconvert_$name
         wrappers+=("$wrapper/cp")
+        if [[ ! -e $native/cp ]]; then
+            wrappers+=("${own_actions[@]/#/$wrapper/}")
+            continue
+        fi
         for action in "${delegated_actions[@]}"; do
             [[ ! -f $native/$action || ! -x $native/$action ]] || wrappers+=("$wrapper/$action")
         done
@@ -459,10 +474,12 @@ switch_venv() {
 # --- Install ----------------------------------------------------------------------------------------------------------
 
 install_wrappers() {
-    local target source
+    local target source native
     for target in "${wrappers[@]}"; do
         source=$checkout/remotes/datastore/oneconvert/delegate
-        if [[ ${target##*/} == cp ]]; then
+        native=${target%/*}
+        native=$remotes/datastore/${native##*/oneconvert_}/${target##*/}
+        if [[ ${target##*/} == cp || ! -e $native ]]; then
             source=$checkout/remotes/datastore/oneconvert/cp
         fi
         make_directory "${target%/*}"

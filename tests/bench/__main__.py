@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.corpus import MIB, Corpus
+from bench.device import device
 from bench.errors import BenchError
 from bench.flags import flags
 from bench.jobs import PAIRS, Download, Job, Pair, Serial, Task, drivers
@@ -82,6 +83,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--prepare", action="store_true", help="only make the images; needs --work")
     parser.add_argument("--flags", action="store_true",
                         help="measure options of qemu-img convert instead, from the raw disk")  # fmt: skip
+    parser.add_argument("--device", action="store_true",
+                        help="measure our block device instead, against the file that it serves")  # fmt: skip
     parser.add_argument("--smoke", action="store_true", help="a quick look whether all of this works: 64M, one round")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every single measurement")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write a PNG")
@@ -109,6 +112,10 @@ def _bench(options: argparse.Namespace, console: Console, directory: Path, tempo
         for corpus in corpora:
             for target in ("qcow2", "raw", "vmdk"):
                 console.print(flags(corpus, target, options.rounds, temporary / "flags"), machine(directory), sep="\n")
+        return
+    if options.device:
+        for corpus in corpora:
+            console.print(device(corpus, options.rounds, temporary / "device"), machine(directory), sep="\n")
         return
     console.print("installing oneconvert")
     front_end, driven = drivers(temporary, options.native and options.native.resolve())

@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from oneconvert.actions.plan import Import, PassThrough, plan
+from oneconvert.actions.plan import Import, PassThrough, Register, plan
 from oneconvert.errors import MessageError, NotAllowedError, SettingsError
 from oneconvert.images.format import ImageFormat
 from oneconvert.opennebula.document import Document
@@ -129,3 +129,33 @@ def test_a_number_that_is_none(size: str) -> None:
     text = messages().cp(42, URL, 10, Datastore(1, "/ds/1", "oneconvert_fs")).replace("<SIZE>10<", f"<SIZE>{size}<")
     with pytest.raises(MessageError, match="IMAGE/SIZE"):
         read_request(Document.decode(base64.b64encode(text.encode())))
+
+
+@pytest.mark.parametrize("driver", [None, "vcenter", "vmdk", "qcow2"])
+@pytest.mark.parametrize("way", ["import", "native"])
+def test_a_vcenter_gets_a_raw_disk_that_becomes_a_vmdk_on_its_way_in(driver: str | None, way: str) -> None:
+    settings = Settings(vcenter_upload=way)
+    assert plan(request(driver=driver), "vcenter", settings) == Import(URL, ImageFormat.RAW, vcenter=way)
+
+
+def test_a_disk_that_the_vcenter_has_is_only_registered() -> None:
+    path = "vcenter://one/7/my%20disk.vmdk"
+    assert plan(request(path), "vcenter", Settings(), alone=True) == Register("one/7/my disk.vmdk")
+    assert plan(request(path), "vcenter", Settings()) == PassThrough("the disk is in the datastore already", path)
+
+
+@pytest.mark.parametrize("native", ["fs", "ceph", "vcenter"])
+def test_a_disk_of_another_vcenter_datastore_is_fetched(native: str) -> None:
+    path = "vcenter://one/7/one-7.vmdk?param_dsid=100"
+    decision = plan(request(path), native, Settings())
+    assert isinstance(decision, Import)
+    assert decision.location == path
+
+
+def test_what_only_the_native_driver_could_do_is_refused_where_there_is_none() -> None:
+    with pytest.raises(NotAllowedError, match="type KERNEL is no disk, and OpenNebula has no driver vcenter here"):
+        plan(request(kind=3), "vcenter", Settings(), alone=True)
+    with pytest.raises(SettingsError, match="vcenter_upload"):
+        plan(request(), "vcenter", Settings(vcenter_upload="native"), alone=True)
+    with pytest.raises(NotAllowedError, match="has no driver fs here"):
+        plan(request(), "fs", Settings(), alone=True)

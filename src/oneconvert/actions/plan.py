@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from oneconvert.errors import NotAllowedError, SettingsError
 from oneconvert.images.format import ImageFormat
@@ -25,9 +25,11 @@ DISKS = frozenset({"OS", "DATABLOCK"})
 NATIVE_SCHEMES = frozenset(
     {
         "docker", "dockerfile", "lxd", "netapp", "onebex", "purefa", "rbd", "restic", "restic+rbd", "rsync",
-        "rsync+rbd", "vcenter",
+        "rsync+rbd",
     }
 )  # fmt: skip
+VCENTER = "vcenter"
+"""The native driver, and the scheme of the disks that a vCenter has."""
 # Where URL_ARGS has a place to go.
 WITH_QUERY = frozenset({"http", "https"})
 # Not in the PATH of an image that is passed on: no name of a file or a URL needs them as they are.
@@ -44,27 +46,48 @@ class PassThrough:
 
 @dataclass(frozen=True)
 class Import:
-    """Fetch ``location``, convert to ``target`` unless that is None, hand over."""
+    """Fetch ``location``, convert to ``target`` unless that is None, hand over.
+
+    For a vCenter ``vcenter`` is the way in, ``import`` or ``native``: there the raw disk becomes a VMDK.
+    """
 
     location: str
     target: ImageFormat | None
+    vcenter: str = ""
 
 
-def plan(request: Request, native: str, settings: Settings) -> PassThrough | Import:
-    """Decide. Raises NotAllowedError or SettingsError for what can only go wrong."""
+@dataclass(frozen=True)
+class Register:
+    """The disk ``path`` of a vCenter datastore is the image: nothing is copied."""
+
+    path: str
+
+
+def plan(request: Request, native: str, settings: Settings, *, alone: bool = False) -> PassThrough | Import | Register:
+    """Decide; ``alone`` says that there is no native driver. Raises NotAllowedError or SettingsError for what can only
+    go wrong.
+    """
     image, datastore = request.image, request.datastore
     scheme = scheme_of(image.path)
     if len(datastore.base_path.split()) > 1:
         raise SettingsError(f"BASE_PATH of datastore {datastore.id} has a blank, which oned cannot take in a SOURCE")
     if not image.path:
         raise NotAllowedError(f"image {image.id} has no PATH to copy from")
+    if alone and native != VCENTER:
+        raise NotAllowedError(f"OpenNebula has no driver {native} here; install it, or run install.sh again")
+    if alone and _is_there_already(native, image.path):
+        return Register(unquote(image.path.partition("://")[2]))
     reason = _why_not_ours(request, native, scheme)
+    if reason and alone:
+        raise NotAllowedError(
+            f"image {image.id} cannot be stored: {reason}, and OpenNebula has no driver {native} here"
+        )
     if reason:
         return PassThrough(reason, _plain_path(image.path, image.url_args))
     if scheme not in OPENERS:
         raise NotAllowedError(
-            f"image {image.id} cannot be fetched by {scheme}://; use http://, https://, s3://, ssh:// or a path on the "
-            "front-end"
+            f"image {image.id} cannot be fetched by {scheme}://; use http://, https://, s3://, ssh://, vcenter:// or a "
+            "path on the front-end"
         )
     if native in REGISTERS_ONLY:
         if scheme:
@@ -74,11 +97,19 @@ def plan(request: Request, native: str, settings: Settings) -> PassThrough | Imp
             )
         return PassThrough(f"{native} registers devices", _plain_path(image.path, image.url_args))
     location = f"{image.path}&{image.url_args}" if scheme in WITH_QUERY and image.url_args else image.path
+    if native == VCENTER:
+        if alone and settings.vcenter_upload == "native":
+            raise SettingsError(
+                "vcenter_upload in oneconvert.conf is native, but OpenNebula has no driver vcenter here"
+            )
+        return Import(location, ImageFormat.RAW, vcenter=settings.vcenter_upload)
     return Import(location, _target(datastore.id, datastore.driver, native, settings))
 
 
 def _why_not_ours(request: Request, native: str, scheme: str) -> str:
     """Why the native driver does this one alone; empty when we do it."""
+    if _is_there_already(native, request.image.path):
+        return "the disk is in the datastore already"
     if request.image.type not in DISKS:
         return f"an image of type {request.image.type} is no disk"
     if request.datastore.type != "IMAGE_DS":
@@ -90,6 +121,11 @@ def _why_not_ours(request: Request, native: str, scheme: str) -> str:
     if scheme in NATIVE_SCHEMES:
         return f"{scheme}:// is the native driver's own"
     return ""
+
+
+def _is_there_already(native: str, path: str) -> bool:
+    """Whether this is a disk of the vCenter datastore itself, as onevcenter imports it; others have a query."""
+    return native == VCENTER and scheme_of(path) == VCENTER and "?" not in path
 
 
 def _target(datastore_id: int, driver: str, native: str, settings: Settings) -> ImageFormat | None:

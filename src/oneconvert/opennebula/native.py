@@ -21,13 +21,18 @@ ONLY_FORMAT = {
 }
 # Drivers that store nothing: they register what is there already.
 REGISTERS_ONLY = frozenset({"dev", "iscsi_libvirt"})
-# Drivers whose images are no disks that we could convert, and vcenter, whose 'cp' speaks to vCenter itself.
-NOT_OURS = frozenset({"dummy", "virtiofs", "rsync", "restic", "interactive", "vcenter"})
+# Drivers whose images are no disks that we could convert.
+NOT_OURS = frozenset({"dummy", "virtiofs", "rsync", "restic", "interactive"})
 
 
 def action_path(invocation: Invocation, action: str) -> Path:
     """The native driver's own executable for ``action``."""
     return invocation.remotes / "datastore" / invocation.native / action
+
+
+def is_alone(invocation: Invocation) -> bool:
+    """Whether there is no native driver behind us: OpenNebula has none for vCenter from 7.0 on."""
+    return not os.access(action_path(invocation, "cp"), os.X_OK)
 
 
 def become(invocation: Invocation) -> NoReturn:

@@ -1,0 +1,121 @@
+"""Who may log in to a vCenter, with a mock of oned's API: from the host that was imported, or from a file."""
+
+from __future__ import annotations
+
+import xmlrpc.server
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from oneconvert.errors import OneconvertError, OnedError, SettingsError
+from oneconvert.opennebula.request import VCenterPlace
+from oneconvert.opennebula.vcenter_access import VCenterAccess, access_to
+from rig.running import running
+
+PLACE = VCenterPlace(100, "vc.example.org", "uuid-1", "datastore-12", "one")
+
+
+def host(ident: int, **attributes: str) -> str:
+    template = "".join(f"<{name}><![CDATA[{value}]]></{name}>" for name, value in attributes.items())
+    return (
+        f"<HOST><ID>{ident}</ID><NAME>h{ident}</NAME><STATE>2</STATE><PREV_STATE>2</PREV_STATE><IM_MAD>vcenter</IM_MAD>"
+        f"<VM_MAD>vcenter</VM_MAD><CLUSTER_ID>0</CLUSTER_ID><CLUSTER>default</CLUSTER><TEMPLATE>{template}</TEMPLATE>"
+        "<MONITORING/></HOST>"
+    )
+
+
+class Oned:
+    """A mock of oned that knows some hosts; their passwords are readable only where decryption is asked for."""
+
+    def __init__(self) -> None:
+        self.hosts: dict[int, dict[str, str]] = {}
+
+    def pool(self, _session: str) -> list[object]:
+        hosts = "".join(host(ident, **{**values, "VCENTER_PASSWORD": "b64=="}) for ident, values in self.hosts.items())
+        return [True, f"<HOST_POOL>{hosts}</HOST_POOL>", 0]
+
+    def info(self, _session: str, ident: int, decrypt: bool = False) -> list[object]:
+        values = dict(self.hosts[ident])
+        if not decrypt:
+            values["VCENTER_PASSWORD"] = "b64=="
+        return [True, host(ident, **values), 0]
+
+
+@pytest.fixture
+def oned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Oned]:
+    mock = Oned()
+    server = xmlrpc.server.SimpleXMLRPCServer(("127.0.0.1", 0), logRequests=False)
+    server.register_function(mock.pool, "one.hostpool.info")
+    server.register_function(mock.info, "one.host.info")
+    auth = tmp_path / "one_auth"
+    auth.write_text("oneadmin:opennebula\n")
+    monkeypatch.setenv("ONE_AUTH", str(auth))
+    monkeypatch.setenv("ONE_XMLRPC", f"http://127.0.0.1:{server.server_address[1]}/RPC2")
+    with running(server):
+        yield mock
+
+
+VCENTER = {"VCENTER_INSTANCE_ID": "uuid-1", "VCENTER_HOST": "old.example.org", "VCENTER_USER": "admin"}
+
+
+def test_the_host_of_the_same_vcenter_knows(oned: Oned) -> None:
+    oned.hosts = {
+        1: {**VCENTER, "VCENTER_INSTANCE_ID": "uuid-2", "VCENTER_PASSWORD": "other"},
+        2: {**VCENTER, "VCENTER_PASSWORD": "geheim", "VCENTER_PORT": "8443"},
+    }
+    assert access_to(PLACE, None) == VCenterAccess("vc.example.org", 8443, "admin", "geheim")
+    without = VCenterPlace(100, "", "uuid-1", "datastore-12", "one")
+    assert access_to(without, None).host == "old.example.org"
+
+
+def test_no_host_of_that_vcenter(oned: Oned) -> None:
+    with pytest.raises(OnedError, match="datastore 100; import a cluster of that vCenter, or set vcenter_credentials"):
+        access_to(PLACE, None)
+
+
+def test_a_host_without_a_password(oned: Oned) -> None:
+    oned.hosts = {3: {**VCENTER, "VCENTER_PASSWORD": ""}}
+    with pytest.raises(OnedError, match="host 3 lacks"):
+        access_to(PLACE, None)
+
+
+def test_oned_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "one_auth").write_text("oneadmin:geheim")
+    monkeypatch.setenv("ONE_AUTH", str(tmp_path / "one_auth"))
+    monkeypatch.setenv("ONE_XMLRPC", "http://127.0.0.1:1/RPC2")
+    with pytest.raises(OnedError, match="oned does not answer at http:") as caught:
+        access_to(PLACE, None)
+    assert "geheim" not in caught.value.sentence
+
+
+def credentials(path: Path, text: str, mode: int = 0o600) -> Path:
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+def test_a_file_of_the_administrator_is_asked_first(tmp_path: Path) -> None:
+    text = "[other]\nuser=a\npassword=b\n[VC.example.org]\nuser = one@vsphere.local\npassword = 50%;#x\nport = 444\n"
+    access = access_to(PLACE, credentials(tmp_path / "file", text))
+    assert access == VCenterAccess("vc.example.org", 444, "one@vsphere.local", "50%;#x")
+    assert "50%" not in repr(access)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o602])
+def test_a_file_that_others_can_read_is_not_used(tmp_path: Path, mode: int) -> None:
+    file = credentials(tmp_path / "file", "[vc.example.org]\nuser=a\npassword=b\n", mode)
+    with pytest.raises(SettingsError, match="mode 0600"):
+        access_to(PLACE, file)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[vc.example.org]\nuser=a\n", "[vc.example.org]\npassword=geheim\n", "password=geheim",
+     "[vc.example.org]\nuser=a\npassword=geheim\nport=x", "[vc.example.org]\ngeheim\n", "[old]\npassword=geheim"],
+)  # fmt: skip
+def test_a_file_that_cannot_be_used_is_named_without_what_is_in_it(tmp_path: Path, text: str) -> None:
+    file = credentials(tmp_path / "file", text)
+    with pytest.raises(OneconvertError, match="vcenter_credentials") as caught:
+        access_to(PLACE, file)
+    assert "geheim" not in caught.value.sentence
