@@ -1,4 +1,4 @@
-"""The header of a sparse VMDK extent, for all that read one: inspection, the walk through the tables, the stream.
+"""The header of a sparse VMDK extent: for inspection, the walk through the tables, the stream that is read or written.
 
 Source: VMware, "Virtual Disk Format 5.0", section "Hosted Sparse Extents". Little endian:
 
@@ -14,7 +14,9 @@ Offset  Size  Field
  0x30    8    offset of the redundant grain directory in sectors
  0x38    8    offset of the grain directory in sectors; all ones: it is in the footer
  0x40    8    sectors of metadata before the first grain
- 0x4d    2    compression of the grains: 0 none, 1 deflate
+ 0x48    1    whether the disk was not closed
+ 0x49    4    line breaks, which a transfer as text would change; of no meaning without bit 0 of the flags
+ 0x4d    2    compression of the grains: 0 none, 1 deflate; zeros follow up to the end of the sector
 
 Grain directory and grain tables hold sector numbers of 4 bytes: 0 for none, and in a table 1 for a grain of zeros.
 Where there are markers, a grain begins with its sector (8) and the size of its data in bytes (4).
@@ -26,10 +28,13 @@ marker, of one sector each. A marker is: value (8), size (4), type (4), zeros.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 SECTOR = 512
 MAGIC = b"KDMV"
+TABLE_ENTRIES = 512
+"""Of one grain table, in all files of which the data is compressed."""
+FLAG_NEWLINES = 1
 FLAG_COMPRESSED, FLAG_MARKERS = 1 << 16, 1 << 17
 DEFLATE = 1
 GD_AT_END = 0xFFFFFFFFFFFFFFFF
@@ -39,6 +44,7 @@ METADATA_MARKER = struct.Struct("<QII")
 END_OF_STREAM, GRAIN_TABLE, GRAIN_DIRECTORY, FOOTER = range(4)
 """The types of markers."""
 LAYOUT = struct.Struct("<4sIIQQQQIQQQ5xH")
+NEWLINES_AT, NEWLINES = 0x49, b"\n \r\n"
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,12 @@ class SparseHeader:
     def parse(cls, data: bytes) -> SparseHeader:
         """Read the header from the beginning of ``data``; raises struct.error for fewer than 79 bytes."""
         return cls(*LAYOUT.unpack_from(data))
+
+    def pack(self) -> bytes:
+        """The sector that parse() reads."""
+        sector = bytearray(LAYOUT.pack(*astuple(self)).ljust(SECTOR, b"\0"))
+        sector[NEWLINES_AT : NEWLINES_AT + len(NEWLINES)] = NEWLINES
+        return bytes(sector)
 
     @property
     def has_markers(self) -> bool:

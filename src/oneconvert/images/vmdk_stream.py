@@ -34,11 +34,11 @@ from oneconvert.images.vmdk_header import (
     MAGIC,
     METADATA_MARKER,
     SECTOR,
+    TABLE_ENTRIES,
     ZERO_GRAIN,
     SparseHeader,
 )
 
-TABLE_ENTRIES = 512
 LARGEST_GRAIN = 2 * 1024 * 1024  # bytes
 # What is kept of the tables in front: those of a disk of 1 TiB with the usual grains.
 LARGEST_TABLES = 64 * 1024 * 1024

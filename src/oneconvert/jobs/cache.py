@@ -24,6 +24,7 @@ from typing import BinaryIO, Callable
 
 from oneconvert.errors import OneconvertError
 from oneconvert.jobs.signals import interruptible
+from oneconvert.jobs.sparse import data_ranges
 
 LOG = logging.getLogger(__name__)
 
@@ -197,15 +198,7 @@ def _copy(source: BinaryIO, target: BinaryIO) -> None:
     reader, writer = source.fileno(), target.fileno()
     length = os.fstat(reader).st_size
     os.truncate(writer, length)
-    position = 0
-    while position < length:
-        try:
-            position = os.lseek(reader, position, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # a hole up to the end
-                return
-            raise
-        end = os.lseek(reader, position, os.SEEK_HOLE)
+    for position, end in data_ranges(reader, length):
         while position < end:
             copied = _copy_step(reader, writer, position, min(STEP, end - position))
             if not copied:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from oneconvert.errors import SettingsError
+from oneconvert.errors import SettingsError, TransferError
 
 LOG = logging.getLogger(__name__)
 
@@ -66,6 +67,16 @@ def give_up_claims(directory: Path) -> None:
 def place_of(path: Path) -> Path:
     """The directory that the workspace with ``path`` in it was made in: the name by which a person knows it."""
     return next((each.parent for each in (path, *path.parents) if each.name == PARENT), path)
+
+
+def write_failure(path: Path, length: int, name: str, error: OSError) -> TransferError:
+    """Why ``path``, a file in a workspace with ``length`` bytes of ``name`` in it, cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return TransferError(
+            f"no space left in {place_of(path.parent)} after {length} bytes of {name}: free some, "
+            "or set scratch_dir in oneconvert.conf to a larger file system"
+        )
+    return TransferError(f"cannot write {name} to {place_of(path.parent)}: {error.strerror}")
 
 
 def workspace_base(scratch_dir: Path | None, base_path: str, usable: bool) -> Path:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 from pathlib import Path
 from types import TracebackType
 from typing import Callable
 
 from oneconvert.errors import TransferError
-from oneconvert.jobs.workspace import place_of
+from oneconvert.jobs.workspace import write_failure
 
 BLOCK = 64 * 1024
 ZEROS = bytes(BLOCK)
@@ -99,12 +98,7 @@ class Spool:
             raise self._failure(error) from None
 
     def _failure(self, error: OSError) -> TransferError:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return TransferError(
-                f"no space left in {place_of(self.path.parent)} after {self.length} bytes of {self.name}: free some, "
-                "or set scratch_dir in oneconvert.conf to a larger file system"
-            )
-        return TransferError(f"cannot write {self.name} to {place_of(self.path.parent)}: {error.strerror}")
+        return write_failure(self.path, self.length, self.name, error)
 
 
 def forget(file: int, start: int, length: int) -> None:
