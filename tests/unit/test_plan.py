@@ -140,7 +140,7 @@ def test_a_vcenter_gets_a_raw_disk_that_becomes_a_vmdk_on_its_way_in(driver: str
 
 def test_a_disk_that_the_vcenter_has_is_only_registered() -> None:
     path = "vcenter://one/7/my%20disk.vmdk"
-    assert plan(request(path), "vcenter", Settings(), alone=True) == Register("one/7/my disk.vmdk")
+    assert plan(request(path), "vcenter", Settings(), alone=True) == Register("one/7/my%20disk.vmdk")
     assert plan(request(path), "vcenter", Settings()) == PassThrough("the disk is in the datastore already", path)
 
 

@@ -13,7 +13,7 @@ from oneconvert.opennebula.request import VCenterPlace
 from oneconvert.opennebula.vcenter_access import VCenterAccess, access_to
 from rig.running import running
 
-PLACE = VCenterPlace(100, "vc.example.org", "uuid-1", "datastore-12", "one")
+PLACE = VCenterPlace(100, "vc.example.org", "uuid-1", "datastore-12", "one", "thin", "lsiLogic")
 
 
 def host(ident: int, **attributes: str) -> str:
@@ -65,7 +65,7 @@ def test_the_host_of_the_same_vcenter_knows(oned: Oned) -> None:
         2: {**VCENTER, "VCENTER_PASSWORD": "geheim", "VCENTER_PORT": "8443"},
     }
     assert access_to(PLACE, None) == VCenterAccess("vc.example.org", 8443, "admin", "geheim")
-    without = VCenterPlace(100, "", "uuid-1", "datastore-12", "one")
+    without = VCenterPlace(100, "", "uuid-1", "datastore-12", "one", "thin", "lsiLogic")
     assert access_to(without, None).host == "old.example.org"
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from oneconvert.actions.cached import cache_entry, take_cached
 from oneconvert.actions.landing import Arrival, Head, NotWhileArrivingError, Wanted
 from oneconvert.actions.overlap import Conversion, Reception, convert_arrived, convert_behind
-from oneconvert.actions.plan import Import, PassThrough, plan
+from oneconvert.actions.plan import Import, PassThrough, Register, plan
 from oneconvert.actions.sizes import check_free_space, check_virtual_size
+from oneconvert.actions.vcenter_store import FlatUpload, VCenterImport, check_datastore
 from oneconvert.errors import HandOverError, ImageRefusedError, SourceChangedError
 from oneconvert.images.format import ImageFormat, converts
 from oneconvert.images.safety import confirm_result, confirm_source
@@ -26,8 +27,8 @@ from oneconvert.opennebula.api import image_was_deleted
 from oneconvert.opennebula.document import Document
 from oneconvert.opennebula.handover import FinishedImage, HandOver
 from oneconvert.opennebula.invocation import Invocation
-from oneconvert.opennebula.native import become
-from oneconvert.opennebula.request import Request, read_request
+from oneconvert.opennebula.native import become, is_alone
+from oneconvert.opennebula.request import Request, read_request, read_vcenter
 from oneconvert.opennebula.results import write_info, write_result
 from oneconvert.settings import Settings, opennebula_directories
 from oneconvert.transfer.addresses import AddressRules
@@ -45,30 +46,48 @@ def cp(invocation: Invocation, document: Document, settings: Settings) -> None:
     Writes the one line that oned reads. Raises OneconvertError, and then nothing of the image is left anywhere.
     """
     request = read_request(document)
-    decision = plan(request, invocation.native, settings)
+    decision = plan(request, invocation.native, settings, alone=is_alone(invocation))
     if isinstance(decision, PassThrough):
         LOG.info("left to the native driver: %s", decision.reason)
         become(_with_path(invocation, document, request, decision))
+    if isinstance(decision, Register):
+        write_result(decision.source, ImageFormat.VMDK)
+        return
     started = time.monotonic()
     base = workspace_base(settings.scratch_dir, request.datastore.base_path, _holds_datastore(request))
     with workspace(base, str(request.image.id)) as directory:
+        way_in = _way_in(invocation, document, request, decision, settings, directory)
         original, finished = _taken_or_brought(request, decision, settings, directory)
-        with HandOver(invocation, document, request, directory) as hand_over:
-            source = hand_over.store(finished)
+        with way_in:
+            stored = way_in.store(finished)
             with interruptible():
                 deleted = image_was_deleted(request.image.id)
             if deleted:
                 raise HandOverError(f"image {request.image.id} was deleted while it was imported")
             summary = (
-                f"image {request.image.id}: {original.format} {original.name} stored as {finished.format} in "
+                f"image {request.image.id}: {original.format} {original.name} stored as {stored.format} in "
                 f"datastore {request.datastore.id}, {finished.virtual_size} bytes, {time.monotonic() - started:.1f} s"
             )
             # The point of no return: our exit status, too, must tell oned what this line tells it.
             ignore_signals()
-            write_result(source, finished.format)
-            hand_over.settle()
+            write_result(stored.source, stored.format)
+            way_in.settle()
     LOG.info(summary)
     write_info(summary)
+
+
+def _way_in(
+    invocation: Invocation, document: Document, request: Request, decision: Import, settings: Settings, directory: Path
+) -> HandOver | VCenterImport | FlatUpload:
+    """How the image will be stored; that there is a place for it is found out before anything is fetched."""
+    hand_over = HandOver(invocation, document, request, directory)
+    if not decision.vcenter:
+        return hand_over
+    place = read_vcenter(document)
+    check_datastore(place, settings)
+    if decision.vcenter == "native":
+        return FlatUpload(hand_over, request, place, settings, directory)
+    return VCenterImport(request, place, settings, directory)
 
 
 def _taken_or_brought(

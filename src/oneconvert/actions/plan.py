@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from oneconvert.errors import NotAllowedError, SettingsError
 from oneconvert.images.format import ImageFormat
@@ -58,9 +58,9 @@ class Import:
 
 @dataclass(frozen=True)
 class Register:
-    """The disk ``path`` of a vCenter datastore is the image: nothing is copied."""
+    """A disk of the vCenter datastore is the image: nothing is copied. ``source`` is its path, escaped as in SOURCE."""
 
-    path: str
+    source: str
 
 
 def plan(request: Request, native: str, settings: Settings, *, alone: bool = False) -> PassThrough | Import | Register:
@@ -76,7 +76,7 @@ def plan(request: Request, native: str, settings: Settings, *, alone: bool = Fal
     if alone and native != VCENTER:
         raise NotAllowedError(f"OpenNebula has no driver {native} here; install it, or run install.sh again")
     if alone and _is_there_already(native, image.path):
-        return Register(unquote(image.path.partition("://")[2]))
+        return Register(image.path.partition("://")[2].replace(" ", "%20"))
     reason = _why_not_ours(request, native, scheme)
     if reason and alone:
         raise NotAllowedError(

@@ -43,6 +43,14 @@ class FinishedImage:
         return -(-self.virtual_size // MIB)
 
 
+@dataclass(frozen=True)
+class Stored:
+    """What oned is told of an image in its datastore."""
+
+    source: str
+    format: ImageFormat
+
+
 class HandOver:
     """One hand-over. As a context manager it removes what the native driver stored when the block fails."""
 
@@ -60,8 +68,8 @@ class HandOver:
         if kind is not None and self._source:
             self._take_back()
 
-    def store(self, image: FinishedImage) -> str:
-        """Let the native ``cp`` store ``image`` and return the SOURCE that it gives.
+    def store(self, image: FinishedImage) -> Stored:
+        """Let the native ``cp`` store ``image``; the SOURCE is what it says.
 
         Raises HandOverError with what the native driver said.
         """
@@ -83,7 +91,7 @@ class HandOver:
                 f"the native {self._invocation.native} driver did not store the image: {self._why(completed)}"
             )
         self._source = words[0]
-        return self._source
+        return Stored(self._source, image.format)
 
     def settle(self) -> None:
         """The image belongs to oned now: oned was told, and nothing can go wrong any more."""

@@ -30,6 +30,8 @@ IMAGE_CHECKSUMS = ("MD5", "SHA1", "SHA256", "SHA512")
 APP_CHECKSUM = "FROM_APP_MD5"
 # Of vCenter datastores without VCENTER_DS_IMAGE_DIR.
 IMAGE_DIRECTORY = "one"
+# What OpenNebula ships in its vcenter_driver.default.
+DISK_TYPE, ADAPTER_TYPE = "thin", "lsiLogic"
 LONGEST_TEXT = 8192
 """Characters of a path, a URL or a name: signed URLs have up to 4 KiB, paths 4095 bytes."""
 
@@ -71,6 +73,7 @@ class VCenterPlace:
 
     ``host`` may be empty, as up to 5.12: then the host with the same ``instance_id`` has it. ``datastore_ref`` is the
     managed object id (``datastore-12``), ``image_dir`` the directory for images in it, without slashes around it.
+    ``disk_type`` and ``adapter_type`` are in vSphere's words.
     """
 
     datastore_id: int
@@ -78,6 +81,8 @@ class VCenterPlace:
     instance_id: str
     datastore_ref: str
     image_dir: str
+    disk_type: str
+    adapter_type: str
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,9 @@ def read_vcenter(document: Document) -> VCenterPlace:
     def attribute(name: str) -> str:
         return document.text(f"DATASTORE/TEMPLATE/{name}")
 
+    def either(name: str) -> str:
+        return document.text(f"IMAGE/TEMPLATE/{name}") or attribute(name)
+
     datastore_id = _integer(document, "DATASTORE/ID")
     if not attribute("VCENTER_DS_REF") or not attribute("VCENTER_INSTANCE_ID"):
         raise MessageError(
@@ -112,6 +120,8 @@ def read_vcenter(document: Document) -> VCenterPlace:
         instance_id=attribute("VCENTER_INSTANCE_ID"),
         datastore_ref=attribute("VCENTER_DS_REF"),
         image_dir=attribute("VCENTER_DS_IMAGE_DIR").strip("/") or IMAGE_DIRECTORY,
+        disk_type=either("VCENTER_DISK_TYPE") or DISK_TYPE,
+        adapter_type=either("VCENTER_ADAPTER_TYPE") or ADAPTER_TYPE,
     )
 
 

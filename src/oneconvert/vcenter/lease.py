@@ -1,0 +1,144 @@
+"""Leases: the right to send or fetch the disks of a virtual machine over HTTP, which lasts while somebody says so.
+
+Source: VMware, "vSphere Web Services API", HttpNfcLease.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Callable
+
+from pyVmomi import vim
+
+from oneconvert.errors import VCenterError
+from oneconvert.jobs.threads import thread
+from oneconvert.vcenter.connection import Connection
+from oneconvert.vcenter.faults import explained
+
+LOG = logging.getLogger(__name__)
+
+INITIALIZING = 300.0
+"""Seconds that a lease may take to become ready: the vCenter makes a virtual machine meanwhile."""
+LOOK = 0.2
+KEEP_ALIVE = 20.0
+"""Seconds between two signs of life; a lease without any for five minutes ends."""
+NOTHING_BUT_TRANSFER = 99
+"""Percent: those at 100 are ended by 'complete' alone."""
+
+
+@dataclass(frozen=True)
+class LeasedDisk:
+    """A disk of the lease. ``url`` may have ``*`` for the vCenter, ``thumbprint`` is that of the host's certificate,
+    ``key`` what the import specification, or the hardware, calls the device. ``size`` is in bytes, 0 if nobody knows.
+    """
+
+    url: str
+    thumbprint: str
+    key: str
+    size: int
+
+
+class Lease:
+    """A lease that was asked for; ``held`` gives one that is ready."""
+
+    def __init__(self, connection: Connection, managed: Any, progress: Callable[[], float]) -> None:
+        self._connection = connection
+        self._managed = managed
+        self._progress = progress
+        self._ended = threading.Event()
+
+    def wait_until_ready(self) -> None:
+        """Raises VCenterError when it fails, or does not become ready."""
+        until = time.monotonic() + INITIALIZING
+        while True:
+            state = self._connection.properties(self._managed, "state", "error")
+            if state["state"] == vim.HttpNfcLease.State.ready:
+                return
+            if state["state"] != vim.HttpNfcLease.State.initializing:
+                raise self._why(state)
+            if time.monotonic() > until:
+                raise VCenterError(f"{self._connection.server.name}: the lease does not become ready")
+            time.sleep(LOOK)
+
+    def disks(self) -> tuple[LeasedDisk, ...]:
+        """What can be sent or fetched."""
+        info = self._connection.properties(self._managed, "info")["info"]
+        return tuple(
+            LeasedDisk(
+                each.url,
+                (each.sslThumbprint or "").replace(":", ""),
+                each.importKey or each.key or "",
+                int(each.fileSize or 0),
+            )
+            for each in info.deviceUrl
+            if each.disk
+        )
+
+    def machine(self) -> Any:
+        """The virtual machine; nobody tells any more when the lease has ended."""
+        return self._connection.properties(self._managed, "info")["info"].entity
+
+    def keep_alive(self) -> None:
+        """Give signs of life until ``stop``."""
+        while not self._ended.wait(KEEP_ALIVE):
+            percent = min(NOTHING_BUT_TRANSFER, int(100 * self._progress()))
+            try:
+                self._connection.call(partial(self._managed.HttpNfcLeaseProgress, percent))
+            except VCenterError as error:
+                LOG.warning("the lease: %s", error.sentence)
+
+    def stop(self) -> None:
+        """Make ``keep_alive`` end."""
+        self._ended.set()
+
+    def complete(self) -> None:
+        """All is transferred. Raises VCenterError."""
+        self._connection.call(lambda: self._managed.HttpNfcLeaseComplete())
+
+    def abort(self) -> None:
+        """Give up; what was imported so far is removed by the vCenter."""
+        with suppress(VCenterError):
+            self._connection.call(lambda: self._managed.HttpNfcLeaseAbort(None))
+
+    def failure(self) -> VCenterError | None:
+        """Why the vCenter ended it, which explains a transfer that failed; None when it did not."""
+        with suppress(VCenterError):
+            state = self._connection.properties(self._managed, "state", "error")
+            if state["state"] == vim.HttpNfcLease.State.error:
+                return self._why(state)
+        return None
+
+    def _why(self, state: dict[str, Any]) -> VCenterError:
+        fault = state.get("error")
+        if fault is None:
+            return VCenterError(f"{self._connection.server.name}: it ended the lease")
+        error = explained(fault, self._connection.server)
+        return error if isinstance(error, VCenterError) else VCenterError(str(error))
+
+
+@contextmanager
+def held(connection: Connection, managed: Any, progress: Callable[[], float]) -> Iterator[Lease]:
+    """Hold a lease while the context lasts; at its end it is complete, after an error aborted.
+
+    ``progress`` is asked for the share that is done, 0 to 1. Raises VCenterError; where the vCenter ended the lease, it
+    tells why it did, and not what that did to the transfer.
+    """
+    lease = Lease(connection, managed, progress)
+    try:
+        lease.wait_until_ready()
+        with thread("lease", lease.keep_alive, lease.stop):
+            yield lease
+        lease.complete()
+    except VCenterError as error:
+        reason = lease.failure()
+        lease.abort()
+        raise (reason or error) from None
+    except BaseException:
+        lease.abort()
+        raise
