@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from rig.front_end import FrontEnd
 from rig.images import Images
+from rig.vcenter import build, unavailable
 from rig.web import Web, serve
 
 
@@ -16,6 +18,21 @@ from rig.web import Web, serve
 def _interruptible() -> None:
     """Shells start background jobs with SIGINT ignored, and what is ignored stays so in all that the tests start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the vCenter before the time of the first test begins: it may take minutes, once on a machine."""
+    wanted = any("simulator" in getattr(item, "fixturenames", ()) for item in session.items)
+    if wanted and not session.config.option.collectonly and not unavailable():
+        build()
+
+
+@pytest.fixture(scope="session")
+def simulator() -> Path:
+    """The program that is the vCenter of the tests; without it they are skipped."""
+    if reason := unavailable():
+        pytest.skip(reason)
+    return build()
 
 
 @pytest.fixture(scope="session")
