@@ -60,6 +60,18 @@ class HandOverError(OneconvertError):
     """The native datastore driver did not take the finished image."""
 
 
+class VCenterError(OneconvertError):
+    """A vCenter cannot be reached, or did not do what was asked.
+
+    ``fault`` is the vSphere API's name of what went wrong (FileNotFound, NoDiskSpace, NotAuthenticated), empty where
+    the trouble is of another kind.
+    """
+
+    def __init__(self, sentence: str, fault: str = "") -> None:
+        super().__init__(sentence)
+        self.fault = fault
+
+
 class InterruptedBySignalError(BaseException):
     """A signal asked the action to stop.
 
