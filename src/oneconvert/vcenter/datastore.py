@@ -7,6 +7,7 @@ HostDatastoreBrowser of the "vSphere Web Services API" reference; /folder: its "
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ from oneconvert.vcenter.http import Answer
 
 DISK_TYPE = "thin"
 ADAPTER_TYPE = "lsiLogic"
+
+# Seconds, for a server that has lost an upload to notice that.
+SETTLE = 15.0
+PAUSE = 0.5
 
 # Of vCenters before 8.0, which copy disks as they are or not at all.
 NO_SPEC = ("NotImplemented", "NotSupported")
@@ -211,9 +216,22 @@ class Datastore:
                     "NoDiskSpace",
                 )
         except BaseException:
-            with suppress(VCenterError):
-                self.delete_file(path, missing_ok=True)
+            self._remove_part(path)
             raise
+
+    def _remove_part(self, path: str) -> None:
+        """Delete what an upload has left. The server may still be busy with what it received, or just begin with it."""
+        until = time.monotonic() + SETTLE
+        while time.monotonic() < until:
+            try:
+                self.delete_file(path, missing_ok=True)
+                time.sleep(PAUSE)
+                if not self.look_up(path):
+                    return
+            except VCenterError as error:
+                if error.fault not in ("FileLocked", "CannotDeleteFile"):
+                    return
+                time.sleep(PAUSE)
 
     @contextmanager
     def _open(self, method: str, path: str, headers: dict[str, str] | None = None) -> Iterator[Answer]:
