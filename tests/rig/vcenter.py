@@ -40,7 +40,7 @@ class SimulatedDatastore:
 
 @dataclass(frozen=True)
 class SimulatedVCenter:
-    """A vCenter that runs. ``certificate`` is a PEM file with its key, ``ca_file`` has the certificate of who signed it.
+    """A vCenter that runs. ``certificate`` is its certificate and key, ``ca_file`` that of who signed it, as PEM files.
 
     ``datacenter_path`` is the path of the datacenter in the inventory, without the root folder.
     """

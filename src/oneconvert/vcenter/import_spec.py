@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 DISK_FILE = "disk.vmdk"
 STREAM_OPTIMIZED = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"
-# The adapter of a VMDK -> the controller of the appliance: resource type and subtype.
-CONTROLLERS = {"lsilogic": (6, "lsilogic"), "buslogic": (6, "buslogic"), "ide": (5, "")}
+# The adapter of a disk -> the controller of the appliance: resource type and subtype. The others are later kinds of SCSI
+# controllers, which make no difference to the disk.
+CONTROLLERS = {"ide": (5, ""), "buslogic": (6, "buslogic")}
+SCSI = (6, "lsilogic")
 
 NAMESPACES = (
     'xmlns="http://schemas.dmtf.org/ovf/envelope/1" '
@@ -46,7 +48,7 @@ def envelope(name: str, file_size: int, capacity: int, adapter_type: str) -> str
     """The descriptor of a virtual machine ``name``, of plain characters, whose disk of ``capacity`` bytes comes in a
     streamOptimized VMDK of ``file_size`` bytes.
     """
-    kind, subtype = CONTROLLERS[adapter_type]
+    kind, subtype = CONTROLLERS.get(adapter_type.lower(), SCSI)
     items = (
         Item(1, 3, (("VirtualQuantity", "1"),)),
         Item(2, 4, (("AllocationUnits", "byte * 2^20"), ("VirtualQuantity", "128"))),

@@ -46,7 +46,6 @@ type control struct {
 	methods     map[string]url.Values
 	quit        func(int)
 	endSessions func()
-	setFull     func(bool)
 }
 
 func newControl(quit func(int)) *control {
@@ -71,7 +70,6 @@ func (c *control) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.calls = nil
 	case "/control/heal":
 		c.faults, c.methods = map[string]url.Values{}, map[string]url.Values{}
-		c.setFull(false)
 	case "/control/fail":
 		switch what := query.Get("what"); what {
 		case "session-end":
@@ -82,11 +80,8 @@ func (c *control) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 			c.methods[query.Get("method")] = query
-		case "die", "cut", "stall", "lease-error", "lease-initializing", "slow-task":
+		case "die", "cut", "stall", "lease-error", "lease-initializing", "slow-task", "datastore-full":
 			c.faults[what] = query
-		case "datastore-full":
-			c.faults[what] = query
-			c.setFull(true)
 		default:
 			http.Error(w, "no such fault", http.StatusBadRequest)
 		}

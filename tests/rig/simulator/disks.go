@@ -206,6 +206,12 @@ func (e *extra) EagerZeroVirtualDiskTask(_ *simulator.Context, req *types.EagerZ
 	return &methods.EagerZeroVirtualDisk_TaskBody{Res: &types.EagerZeroVirtualDisk_TaskResponse{Returnval: ref}}
 }
 
+// CancelTask ends a task that the test has made slow.
+func (e *extra) CancelTask(_ *simulator.Context, _ *types.CancelTask) soap.HasFault {
+	e.server.cancelled.Store(e.of.Value, true)
+	return &methods.CancelTaskBody{Res: new(types.CancelTaskResponse)}
+}
+
 // MakeDirectory has the fault for a directory that is there, with parents or without.
 func (e *extra) MakeDirectory(_ *simulator.Context, req *types.MakeDirectory) soap.HasFault {
 	body := &methods.MakeDirectoryBody{Res: new(types.MakeDirectoryResponse)}

@@ -25,9 +25,10 @@ type server struct {
 	spool        string
 	leaseTimeout time.Duration
 
-	sessions sync.Map // key -> user
-	leases   sync.Map // reference -> *lease
-	counter  int64
+	sessions  sync.Map // key -> user
+	cancelled sync.Map // reference of a task
+	leases    sync.Map // reference -> *lease
+	counter   int64
 }
 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -56,6 +57,8 @@ var ours = map[string]bool{
 	"ExtendVirtualDisk_Task":         true, // not there
 	"InflateVirtualDisk_Task":        true, // not there
 	"EagerZeroVirtualDisk_Task":      true, // not there
+	"RefreshDatastore":               true, // answers nothing
+	"CancelTask":                     true, // not there
 	"MakeDirectory":                  true, // with parents, no FileAlreadyExists
 	"SearchDatastore_Task":           true, // no capacity of disks
 	"SearchDatastoreSubFolders_Task": true, // the same
@@ -100,7 +103,8 @@ func (s *server) soap(w http.ResponseWriter, r *http.Request) {
 			s.fail(w, method, fault)
 			return
 		}
-		if ours[method.Name] {
+		// Without a login the library refuses, and names the object that was meant.
+		if ours[method.Name] && s.signedIn(r) {
 			body = s.detour(method, body)
 		}
 	}
@@ -180,6 +184,12 @@ func (s *server) run(task *simulator.Task) types.ManagedObjectReference {
 		for i := int32(0); i < 10; i++ {
 			update(types.PropertyChange{Name: "info.progress", Val: i * 10})
 			time.Sleep(delay / 10)
+			if _, over := s.cancelled.Load(task.Self.Value); over {
+				update(
+					types.PropertyChange{Name: "info.error", Val: types.LocalizedMethodFault{Fault: &types.RequestCanceled{}}},
+					types.PropertyChange{Name: "info.state", Val: types.TaskInfoStateError})
+				return
+			}
 		}
 		result, fault := task.Execute(task)
 		if fault != nil {

@@ -8,7 +8,9 @@ import (
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25"
+	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -122,15 +124,15 @@ func datacenterPath(dc *simulator.Datacenter) string {
 	return strings.Join(names, "/")
 }
 
-// setFull has the datastores tell that there is no space, or what the file system tells.
-func (s *server) setFull(full bool) {
-	for _, entity := range simulator.Map.All("Datastore") {
-		d := entity.(*simulator.Datastore)
-		simulator.Map.WithLock(d, func() {
-			d.RefreshDatastore(&types.RefreshDatastore{This: d.Self})
-			if full {
-				d.Summary.FreeSpace = 0
-			}
-		})
-	}
+// RefreshDatastore has an answer, and finds no space where the test wants none.
+func (e *extra) RefreshDatastore(_ *simulator.Context, _ *types.RefreshDatastore) soap.HasFault {
+	d := simulator.Map.Get(e.of).(*simulator.Datastore)
+	full := e.server.control.wants("datastore-full")
+	simulator.Map.WithLock(d, func() {
+		d.RefreshDatastore(&types.RefreshDatastore{This: d.Self})
+		if full {
+			d.Summary.FreeSpace = 0
+		}
+	})
+	return &methods.RefreshDatastoreBody{Res: new(types.RefreshDatastoreResponse)}
 }

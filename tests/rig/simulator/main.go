@@ -75,7 +75,7 @@ func main() {
 
 	s := &server{service: model.Service, control: newControl(quit), spool: spool, leaseTimeout: o.lease}
 	s.certificate = pair.Certificate[0]
-	s.control.endSessions, s.control.setFull = s.endSessions, s.setFull
+	s.control.endSessions = s.endSessions
 	ready := s.furnish(o)
 
 	secure, err := net.Listen("tcp", "127.0.0.1:0")

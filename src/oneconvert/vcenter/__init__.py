@@ -1,0 +1,1 @@
+"""vCenter: its API, and the files and disks on the datastores of its hosts."""
