@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 DISK_FILE = "disk.vmdk"
 STREAM_OPTIMIZED = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"
-# The adapter of a disk -> the controller of the appliance: resource type and subtype. The others are later kinds of SCSI
+# The adapter of a disk -> the controller of the appliance: resource type and subtype. Others are later kinds of SCSI
 # controllers, which make no difference to the disk.
 CONTROLLERS = {"ide": (5, ""), "buslogic": (6, "buslogic")}
 SCSI = (6, "lsilogic")
