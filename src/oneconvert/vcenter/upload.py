@@ -120,7 +120,7 @@ def _imported(datastore: Datastore, place: Place, disk: Disk) -> Iterator[Any]:
     managed = connection.call(lambda: place.pool.ImportVApp(spec.importSpec, place.folder, place.host))
     with held(connection, managed, lambda: sent / size) as lease:
         machine = lease.machine()
-        (target,) = [each for each in lease.disks() if each.key == spec.fileItem[0].deviceId]
+        (target,) = lease.disks()
         with connection.files.open(
             "POST", target.url, body=content(), length=size, headers=STREAM, thumbprint=target.thumbprint
         ):
