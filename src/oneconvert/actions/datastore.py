@@ -9,13 +9,13 @@ import logging
 import shutil
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from oneconvert.actions.cached import cache_entry, take_cached
 from oneconvert.actions.landing import Arrival, Head, NotWhileArrivingError, Wanted
 from oneconvert.actions.overlap import Conversion, Reception, convert_arrived, convert_behind
 from oneconvert.actions.plan import Import, PassThrough, Register, plan
 from oneconvert.actions.sizes import check_free_space, check_virtual_size
-from oneconvert.actions.vcenter_store import FlatUpload, VCenterImport, check_datastore
 from oneconvert.errors import HandOverError, ImageRefusedError, SourceChangedError
 from oneconvert.images.format import ImageFormat, converts
 from oneconvert.images.safety import confirm_result, confirm_source
@@ -36,6 +36,9 @@ from oneconvert.transfer.checksums import verified
 from oneconvert.transfer.directories import DirectoryRules
 from oneconvert.transfer.http_request import HttpOptions
 from oneconvert.transfer.sources import SourceOptions, open_source
+
+if TYPE_CHECKING:
+    from oneconvert.actions.vcenter_store import FlatUpload, VCenterImport
 
 LOG = logging.getLogger(__name__)
 
@@ -83,11 +86,14 @@ def _way_in(
     hand_over = HandOver(invocation, document, request, directory)
     if not decision.vcenter:
         return hand_over
+    # Only here: the library for vCenter takes a while to load.
+    from oneconvert.actions import vcenter_store
+
     place = read_vcenter(document)
-    check_datastore(place, settings)
+    vcenter_store.check_datastore(place, settings)
     if decision.vcenter == "native":
-        return FlatUpload(hand_over, request, place, settings, directory)
-    return VCenterImport(request, place, settings, directory)
+        return vcenter_store.FlatUpload(hand_over, request, place, settings, directory)
+    return vcenter_store.VCenterImport(request, place, settings, directory)
 
 
 def _taken_or_brought(

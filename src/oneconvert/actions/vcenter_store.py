@@ -86,8 +86,7 @@ class VCenterImport:
 
         Raises VCenterError, and TransferError where there is no space for the VMDK.
         """
-        image_id = self._request.image.id
-        path = f"{self._place.image_dir}/{image_id}/one-{image_id}.vmdk"
+        path = self._place.path_of(self._request.image.id)
         with interruptible():
             disk = self._streamed(image, path)
             with opened_datastore(self._place, self._settings) as datastore:

@@ -35,9 +35,11 @@ def is_alone(invocation: Invocation) -> bool:
     return not os.access(action_path(invocation, "cp"), os.X_OK)
 
 
-def become(invocation: Invocation) -> NoReturn:
-    """Replace this process by the native action: same arguments, same document, its own output and exit status."""
-    program = action_path(invocation, invocation.action)
+def become(invocation: Invocation, native: str = "") -> NoReturn:
+    """Replace this process by the native action, or that of another native driver: same arguments, same document, its
+    own output and exit status.
+    """
+    program = invocation.remotes / "datastore" / (native or invocation.native) / invocation.action
     if invocation.convention is not Convention.ARGUMENT:
         # A file, not a pipe: nobody would be left to fill a pipe.
         document = os.memfd_create("document")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Callable
 
 from oneconvert.errors import MessageError
 from oneconvert.opennebula.document import Document
@@ -84,6 +85,10 @@ class VCenterPlace:
     disk_type: str
     adapter_type: str
 
+    def path_of(self, image_id: int) -> str:
+        """Where the disk of an image is, in the datastore."""
+        return f"{self.image_dir}/{image_id}/one-{image_id}.vmdk"
+
 
 @dataclass(frozen=True)
 class Request:
@@ -103,12 +108,13 @@ def read_vcenter(document: Document) -> VCenterPlace:
     """The vCenter behind the datastore of a document. Raises MessageError when there is none."""
 
     def attribute(name: str) -> str:
-        return document.text(f"DATASTORE/TEMPLATE/{name}")
+        return document.text(f"IMAGE/TEMPLATE/{name}") or document.text(f"DATASTORE/TEMPLATE/{name}")
 
-    def either(name: str) -> str:
-        return document.text(f"IMAGE/TEMPLATE/{name}") or attribute(name)
+    return vcenter_place(_integer(document, "DATASTORE/ID"), attribute)
 
-    datastore_id = _integer(document, "DATASTORE/ID")
+
+def vcenter_place(datastore_id: int, attribute: Callable[[str], str]) -> VCenterPlace:
+    """The same from the attributes of a datastore. Raises MessageError."""
     if not attribute("VCENTER_DS_REF") or not attribute("VCENTER_INSTANCE_ID"):
         raise MessageError(
             f"datastore {datastore_id} has no VCENTER_DS_REF or no VCENTER_INSTANCE_ID, so it is no datastore of a "
@@ -120,8 +126,8 @@ def read_vcenter(document: Document) -> VCenterPlace:
         instance_id=attribute("VCENTER_INSTANCE_ID"),
         datastore_ref=attribute("VCENTER_DS_REF"),
         image_dir=attribute("VCENTER_DS_IMAGE_DIR").strip("/") or IMAGE_DIRECTORY,
-        disk_type=either("VCENTER_DISK_TYPE") or DISK_TYPE,
-        adapter_type=either("VCENTER_ADAPTER_TYPE") or ADAPTER_TYPE,
+        disk_type=attribute("VCENTER_DISK_TYPE") or DISK_TYPE,
+        adapter_type=attribute("VCENTER_ADAPTER_TYPE") or ADAPTER_TYPE,
     )
 
 

@@ -36,6 +36,11 @@ def write_result(source: str, image_format: ImageFormat) -> None:
     _write(1, f"{source} {image_format.opennebula}\n")
 
 
+def write_lines(*lines: str) -> None:
+    """Write what an action prints. Raises OSError when nobody listens any more."""
+    _write(1, "".join(f"{line}\n" for line in lines))
+
+
 def write_info(sentence: str) -> None:
     """Write a line for oned.log: releases from 7.0 on pass it on, those before drop it after a success."""
     _write_if_heard(f"INFO: cp: {sentence[:LONGEST]}\n")

@@ -11,7 +11,7 @@ from typing import Any
 
 from oneconvert.errors import OnedError, SettingsError
 from oneconvert.opennebula.api import oned
-from oneconvert.opennebula.request import VCenterPlace
+from oneconvert.opennebula.request import VCenterPlace, vcenter_place
 
 PORT = 443
 READABLE_BY_OTHERS = 0o077
@@ -36,6 +36,20 @@ def access_to(place: VCenterPlace, credentials: Path | None) -> VCenterAccess:
         return _from_file(credentials, place.host)
     imported = _from_host(place)
     return _from_file(credentials, imported.host) if credentials else imported
+
+
+def place_of_datastore(datastore_id: int) -> VCenterPlace:
+    """The vCenter datastore behind one of OpenNebula. Raises OnedError, MessageError when it is none of a vCenter."""
+    with oned() as server:
+        template = server.datastore.info(datastore_id).TEMPLATE
+    return vcenter_place(datastore_id, lambda name: str(template.get(name) or "").strip())
+
+
+def place_of_image(image_id: int) -> VCenterPlace:
+    """The vCenter datastore that an image is in. Raises as ``place_of_datastore`` does."""
+    with oned() as server:
+        datastore_id = int(server.image.info(image_id).DATASTORE_ID)
+    return place_of_datastore(datastore_id)
 
 
 def _from_host(place: VCenterPlace) -> VCenterAccess:

@@ -1,0 +1,153 @@
+"""The actions of a datastore driver for vCenter, where OpenNebula has none of its own (from 7.0 on).
+
+What they print, and where disks are, is as the native drivers of the releases before had it: ``SOURCE`` is a path in
+the datastore of the vCenter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import unquote
+
+from lxml import etree
+
+from oneconvert.actions.plan import VCENTER
+from oneconvert.actions.vcenter_store import opened_datastore
+from oneconvert.errors import MessageError, NotAllowedError, VCenterError
+from oneconvert.jobs.signals import interruptible
+from oneconvert.opennebula.document import Document
+from oneconvert.opennebula.invocation import Invocation
+from oneconvert.opennebula.native import become
+from oneconvert.opennebula.request import VCenterPlace, read_vcenter
+from oneconvert.opennebula.results import write_lines
+from oneconvert.opennebula.vcenter_access import place_of_image
+from oneconvert.settings import Settings
+from oneconvert.transfer.sources import scheme_of
+from oneconvert.vcenter.datastore import Datastore
+from oneconvert.vcenter.upload import remove_disk
+
+MIB = 1024 * 1024
+CDROM = "1"
+# Of an image that is to be saved into later: its disk comes from a virtual machine.
+SAVE_AS = "save_as"
+
+
+def rm(invocation: Invocation, document: Document, settings: Settings) -> None:
+    """Delete a disk, and its directory if that is empty then; what is gone already is no error."""
+    if document.text("IMAGE/TEMPLATE/VCENTER_IMPORTED"):
+        return  # it was there before OpenNebula was
+    path = unquote(_required(document, "IMAGE/SOURCE"))
+    with interruptible(), opened_datastore(read_vcenter(document), settings) as datastore:
+        if document.text("IMAGE/TYPE") == CDROM:
+            datastore.delete_file(path, missing_ok=True)
+        else:
+            datastore.delete_disk(path, missing_ok=True)
+        directory = path.rpartition("/")[0]
+        if directory:
+            datastore.delete_directory_if_empty(directory)
+
+
+def mkfs(invocation: Invocation, document: Document, settings: Settings) -> None:
+    """Make an empty disk, and print its SOURCE."""
+    place, path = _new_disk(document)
+    if document.text("IMAGE/FORMAT") == SAVE_AS:
+        write_lines(_source(path))
+        return
+    size = int(_required(document, "IMAGE/SIZE")) * MIB
+    with interruptible(), opened_datastore(place, settings) as datastore:
+        datastore.make_directory(path.rpartition("/")[0])
+        with _removed_after_failure(datastore, path):
+            datastore.create_disk(path, size, place.disk_type, place.adapter_type)
+    write_lines(_source(path))
+
+
+def clone(invocation: Invocation, document: Document, settings: Settings) -> None:
+    """Copy a disk within a vCenter, and print the SOURCE and the format of the copy."""
+    place, path = _new_disk(document)
+    original = unquote(_required(document, "IMAGE/PATH"))
+    with interruptible(), opened_datastore(place, settings) as datastore:
+        source = datastore
+        if not datastore.look_up(original):
+            other = place_of_image(int(_required(document, "IMAGE/CLONING_ID")))
+            if other.instance_id != place.instance_id:
+                raise NotAllowedError(f"image {document.text('IMAGE/ID')} cannot be copied to another vCenter")
+            source = Datastore(datastore.connection, other.datastore_ref)
+        datastore.make_directory(path.rpartition("/")[0])
+        with _removed_after_failure(datastore, path):
+            source.copy_disk(original, path, datastore)
+    write_lines(f"{_source(path)} vmdk")
+
+
+def monitor(invocation: Invocation, document: Document, settings: Settings) -> None:
+    """Print how much is used, free, and there, in MiB."""
+    with interruptible(), opened_datastore(read_vcenter(document), settings) as datastore:
+        space = datastore.space()
+    total, free = space.capacity // MIB, space.free // MIB
+    write_lines(f"USED_MB={total - free}", f"FREE_MB={free}", f"TOTAL_MB={total}")
+
+
+def stat(invocation: Invocation, document: Document, settings: Settings) -> None:
+    """Print the size of a disk that is to become an image, in MiB: of one that a vCenter has, or any other."""
+    location = _required(document, "IMAGE/PATH")
+    if scheme_of(location) != VCENTER:
+        # What is behind other paths does not depend on where it goes.
+        become(invocation, native="fs")
+    path = unquote(location.partition("://")[2])
+    with interruptible(), opened_datastore(read_vcenter(document), settings) as datastore:
+        found = datastore.look_up(path)
+        if found is None:
+            raise VCenterError(
+                f"{datastore.connection.server.name}: there is no {datastore.path(path)}", "FileNotFound"
+            )
+    write_lines(str(-(-(found.capacity or found.size) // MIB)))
+
+
+def export(invocation: Invocation, document: Document, settings: Settings) -> None:
+    """Print where a marketplace can fetch the disk."""
+    source = _required(document, "IMAGE/SOURCE")
+    info = etree.Element("IMPORT_INFO")
+    for name, text in (
+        ("IMPORT_SOURCE", f"vcenter://{source}?param_dsid={_required(document, 'DATASTORE/ID')}"),
+        ("MD5", document.text("IMAGE/TEMPLATE/MD5", "-")),
+        ("SIZE", document.text("IMAGE/SIZE")),
+        ("FORMAT", "VMDK"),
+        ("DISPOSE", "NO"),
+    ):
+        etree.SubElement(info, name).text = etree.CDATA(text)
+    write_lines(etree.tostring(info, encoding="unicode"))
+
+
+def no_snapshots(invocation: Invocation, document: Document, settings: Settings) -> None:
+    """Raises NotAllowedError: disks of vCenter datastores have none."""
+    raise NotAllowedError(f"image {document.text('IMAGE/ID')} is in a vCenter, where images have no snapshots")
+
+
+def _new_disk(document: Document) -> tuple[VCenterPlace, str]:
+    """Where the disk of a new image goes."""
+    place = read_vcenter(document)
+    return place, place.path_of(int(_required(document, "IMAGE/ID")))
+
+
+@contextmanager
+def _removed_after_failure(datastore: Datastore, path: str) -> Iterator[None]:
+    """A new disk. Raises VCenterError when there is one of that name; after any other error there is none."""
+    if datastore.look_up(path):
+        raise VCenterError(f"{datastore.connection.server.name}: {datastore.path(path)} exists already")
+    try:
+        yield
+    except BaseException:
+        remove_disk(datastore, path)
+        raise
+
+
+def _source(path: str) -> str:
+    """The path as a SOURCE: oned takes a blank for its end."""
+    return path.replace(" ", "%20")
+
+
+def _required(document: Document, path: str) -> str:
+    text = document.text(path)
+    if not text:
+        raise MessageError(f"the document from oned has no {path}")
+    return text
