@@ -128,11 +128,22 @@ class Adapter(HTTPAdapter):
     """requests' way to urllib3, for one download.
 
     ``patience`` is the time in seconds from the attempt to connect to the end of the headers, for each server on the
-    way. ``downgrade`` allows a redirect from https to http.
+    way. ``downgrade`` allows a redirect from https to http; ``fingerprint`` and ``direct`` are those of HttpOptions.
     """
 
-    def __init__(self, rules: AddressRules, watchdog: Watchdog, patience: float, downgrade: bool) -> None:
+    def __init__(
+        self,
+        rules: AddressRules,
+        watchdog: Watchdog,
+        patience: float,
+        downgrade: bool,
+        *,
+        fingerprint: str = "",
+        direct: bool = False,
+    ) -> None:
         self._rules = rules
+        self._fingerprint = fingerprint
+        self._direct = direct
         self._watchdog = watchdog
         self._patience = patience
         self._downgrade = downgrade
@@ -141,7 +152,7 @@ class Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """Make the manager of direct connections."""
-        super().init_poolmanager(*args, **kwargs)
+        super().init_poolmanager(*args, **kwargs, assert_fingerprint=self._fingerprint or None)
         self._adopt(self.poolmanager, self._rules)
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
@@ -160,7 +171,7 @@ class Adapter(HTTPAdapter):
             raise NotAllowedError("the server redirects from https to http, and the image has no checksum")
         self._was_secure = url.startswith("https:")
         # Here and not where the first question is asked: no_proxy may name the host of a redirect.
-        kwargs["proxies"] = requests.utils.get_environ_proxies(url, no_proxy=None)
+        kwargs["proxies"] = {} if self._direct else requests.utils.get_environ_proxies(url, no_proxy=None)
         if select_proxy(url, kwargs["proxies"]):
             self._rules.check_unresolved(requests.compat.urlsplit(url).hostname or "")
         response = super().send(request, *args, **kwargs)

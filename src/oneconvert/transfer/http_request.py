@@ -6,7 +6,7 @@ import http.client
 import re
 import socket
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,11 +26,17 @@ CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-[0-9]{1,19}/([0-9]{1,19})")
 class HttpOptions(NetworkOptions):
     """How to talk to web servers. Without a ``ca_file`` the system's certificates are trusted; ``downgrade`` allows a
     redirect from https to http.
+
+    ``fingerprint``, SHA-1 or SHA-256 in hex digits, is that of the one certificate to trust instead. ``cookie`` may be
+    secret; it goes to the first server only. ``direct`` passes by every proxy.
     """
 
     verify: bool
     ca_file: Path | None
     downgrade: bool
+    fingerprint: str = ""
+    cookie: str = field(default="", repr=False)
+    direct: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,17 @@ def ask(
     session.max_redirects = MAX_REDIRECTS
     # With it requests would look for a password for the host in ~/.netrc, and prefer REQUESTS_CA_BUNDLE to us.
     session.trust_env = False
-    adapter = Adapter(options.rules, watchdog, min(options.patience, within), options.downgrade)
+    adapter = Adapter(
+        options.rules,
+        watchdog,
+        min(options.patience, within),
+        options.downgrade,
+        fingerprint=options.fingerprint,
+        direct=options.direct,
+    )
+    headers = {"Accept-Encoding": "identity", "User-Agent": "oneconvert", **(part.headers if part else {})}
+    if options.cookie:
+        headers["Cookie"] = options.cookie
     for prefix in ("http://", "https://"):
         session.mount(prefix, adapter)
     try:
@@ -112,7 +128,7 @@ def ask(
             stream=True,
             verify=_trusted(options),
             timeout=(min(options.connect_timeout, within), min(options.idle_timeout, within)),
-            headers={"Accept-Encoding": "identity", "User-Agent": "oneconvert", **(part.headers if part else {})},
+            headers=headers,
         )
     except BaseException as error:
         watchdog.stop()
@@ -160,6 +176,8 @@ def system_certificates() -> Path | None:
 
 
 def _trusted(options: HttpOptions) -> str | bool:
+    if options.fingerprint:
+        return False  # the connection verifies it
     if not options.verify:
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         return False
