@@ -35,13 +35,12 @@ NOTHING_BUT_TRANSFER = 99
 @dataclass(frozen=True)
 class LeasedDisk:
     """A disk of the lease. ``url`` may have ``*`` for the vCenter, ``thumbprint`` is that of the host's certificate,
-    ``key`` what the import specification, or the hardware, calls the device. ``size`` is in bytes, 0 if nobody knows.
+    ``key`` what the manifest calls it.
     """
 
     url: str
     thumbprint: str
     key: str
-    size: int
 
 
 class Lease:
@@ -83,6 +82,17 @@ class Lease:
     def machine(self) -> Any:
         """The virtual machine; nobody tells any more when the lease has ended."""
         return self._connection.properties(self._managed, "info")["info"].entity
+
+    def sent(self, disk: LeasedDisk) -> int | None:
+        """Bytes of a disk that the vCenter has sent; None where it does not tell."""
+        manifest = self._connection.call(lambda: self._managed.HttpNfcLeaseGetManifest()) or ()
+        sizes = [int(each.size) for each in manifest if each.disk and disk.key in (each.key, "") and each.size]
+        return sizes[0] if sizes else None
+
+    @property
+    def server_name(self) -> str:
+        """What messages call the vCenter."""
+        return self._connection.server.name
 
     def keep_alive(self) -> None:
         """Give signs of life until ``stop``."""

@@ -1,0 +1,75 @@
+"""Fetching a disk of a virtual machine, or of a template, by a lease: as a streamOptimized VMDK, whatever it is there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Callable
+
+from pyVmomi import vim
+
+from oneconvert.errors import VCenterError
+from oneconvert.vcenter.connection import Connection
+from oneconvert.vcenter.inventory import children
+from oneconvert.vcenter.lease import Lease, LeasedDisk, held
+
+REFERENCE = re.compile(r"vm-[0-9]+")
+
+
+@dataclass(frozen=True)
+class ExportedDisk:
+    """A disk that can be fetched at ``url`` while its lease is held."""
+
+    lease: Lease
+    disk: LeasedDisk
+
+    def verify(self, size: int) -> None:
+        """Hold the ``size`` bytes that were fetched against what the vCenter says that it sent. Raises VCenterError."""
+        sent = self.lease.sent(self.disk)
+        if sent is not None and sent != size:
+            raise VCenterError(f"{self.lease.server_name}: {size} bytes of the disk arrived, and {sent} were sent")
+
+
+@contextmanager
+def exported(
+    connection: Connection, datacenter: Any, machine: str, number: str, progress: Callable[[], float]
+) -> Iterator[ExportedDisk]:
+    """Disk ``number``, from 1, of a virtual machine: its reference (``vm-42``) or its name, within a datacenter.
+
+    An empty number is for the only disk there is. Raises VCenterError; a machine that runs has no disks to be exported.
+    """
+    found = _find(connection, datacenter, machine)
+    server = connection.server.name
+    state = connection.properties(found, "runtime.powerState").get("runtime.powerState")
+    if state != vim.VirtualMachine.PowerState.poweredOff:
+        raise VCenterError(f"{server}: {machine} is not powered off; shut it down, or clone it, to export its disk")
+    with held(connection, connection.call(lambda: found.ExportVm()), progress) as lease:
+        disks = lease.disks()
+        if not number and len(disks) == 1:
+            number = "1"
+        if not (number.isdecimal() and 1 <= int(number) <= len(disks)):
+            raise VCenterError(
+                f"{server}: {machine} has {len(disks)} disks; choose one by its number, with param_disk in the "
+                "location or with the image's attribute ONECONVERT_DISK"
+            )
+        yield ExportedDisk(lease, disks[int(number) - 1])
+
+
+def _find(connection: Connection, datacenter: Any, machine: str) -> Any:
+    if REFERENCE.fullmatch(machine):
+        return connection.object(vim.VirtualMachine, machine)
+    manager = connection.content.viewManager
+    view = connection.call(lambda: manager.CreateContainerView(datacenter, [vim.VirtualMachine], True))
+    try:
+        machines = children(connection, view, "view", vim.VirtualMachine, "name")
+    finally:
+        connection.call(lambda: view.DestroyView())
+    same = [each.managed for each in machines if each.properties.get("name") == machine]
+    if len(same) != 1:
+        raise VCenterError(
+            f"{connection.server.name}: {len(same)} virtual machines are called {machine}; name it by its reference, as in "
+            "vm-42"
+        )
+    return same[0]
