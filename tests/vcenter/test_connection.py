@@ -161,6 +161,22 @@ def test_no_proxy_of_the_environment_sees_anything(
         assert not proxy.requests
 
 
+def test_a_host_of_a_lease_is_known_by_the_thumbprint_in_it_and_gets_no_login(
+    connection: Connection, vcenter: SimulatedVCenter
+) -> None:
+    url = f"https://localhost:{vcenter.port}/nfc/lease/disk"
+    for thumbprint, why in ((vcenter.sha1, "answered with 404"), ("00" * 20, "not trusted"), ("", "not trusted")):
+        with pytest.raises(VCenterError, match=why), connection.files.open("GET", url, thumbprint=thumbprint):
+            pass
+    (call,) = vcenter.calls(kind="nfc")
+    assert "Cookie" not in call["arguments"]
+
+
+def test_nothing_is_sent_without_tls(connection: Connection, vcenter: SimulatedVCenter) -> None:
+    with pytest.raises(VCenterError, match="not https"), connection.files.open("GET", "http://127.0.0.1/nfc/a/b"):
+        pass
+
+
 def test_an_object_that_is_not_there_is_told(connection: Connection) -> None:
     with pytest.raises(VCenterError, match="no object datastore-404") as caught:
         connection.properties(connection.object(vim.Datastore, "datastore-404"), "name")

@@ -58,12 +58,13 @@ def presented_certificate(host: str, port: int, timeout: float) -> bytes:
 
 
 def untrusted(host: str, port: int, why: str, certificate: bytes) -> str:
-    """The sentence for a certificate that is not trusted, with what to compare and to set."""
+    """The sentence for a certificate that is not trusted, with what to set, and to compare if it is known."""
     digits = hashlib.sha256(certificate).hexdigest().upper()
     shown = ":".join(digits[i : i + 2] for i in range(0, len(digits), 2))
+    advice = f" (its SHA-256 thumbprint is {shown}: compare it with the server's own)" if certificate else ""
     return (
         f"the certificate of {host}:{port} is not trusted: {why}; set vcenter_ca_file or vcenter_thumbprint in "
-        f"oneconvert.conf (its SHA-256 thumbprint is {shown}: compare it with the server's own)"
+        f"oneconvert.conf{advice}"
     )
 
 

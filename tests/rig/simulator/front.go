@@ -49,6 +49,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // ours are the methods that the library lacks, or does in a way that a vCenter does not.
 var ours = map[string]bool{
 	"ImportVApp":                     true, // what is PUT to the lease of the library is thrown away
+	"CreateImportSpec":               true, // takes a capacity without units for KiB
 	"ExportVm":                       true, // not there
 	"CreateVirtualDisk_Task":         true, // makes files without content
 	"CopyVirtualDisk_Task":           true, // no spec, no disk in a single file

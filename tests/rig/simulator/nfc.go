@@ -168,6 +168,15 @@ func (l *lease) HttpNfcLeaseGetManifest(_ *simulator.Context, _ *types.HttpNfcLe
 	}
 }
 
+// CreateImportSpec takes a capacity without units for bytes, as the standard (DSP0243) has it.
+func (e *extra) CreateImportSpec(ctx *simulator.Context, req *types.CreateImportSpec) soap.HasFault {
+	if !strings.Contains(req.OvfDescriptor, "capacityAllocationUnits") {
+		req.OvfDescriptor = strings.ReplaceAll(
+			req.OvfDescriptor, "ovf:capacity=", `ovf:capacityAllocationUnits="byte * 2^0" ovf:capacity=`)
+	}
+	return simulator.Map.Get(e.of).(*simulator.OvfManager).CreateImportSpec(ctx, req)
+}
+
 // ImportVApp has the library make the VM, and gives a lease of ours for it.
 func (e *extra) ImportVApp(ctx *simulator.Context, req *types.ImportVApp) soap.HasFault {
 	pool, ok := simulator.Map.Get(e.of).(*simulator.ResourcePool)
