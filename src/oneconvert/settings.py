@@ -21,7 +21,7 @@ THUMBPRINT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 class Settings:
     """The settings; times in seconds, sizes in bytes, ``min_rate`` in bytes per second. ``unset_driver`` is ``keep``,
     ``qcow2`` or ``raw``, ``size_policy`` ``warn`` or ``refuse``, ``private_addresses`` ``allow`` or ``refuse``,
-    ``vcenter_upload`` ``import`` or ``native``; ``vcenter_thumbprint`` has hex digits in lower case. None stands for
+    ``vcenter_upload`` ``import`` or ``native``, ``vcenter_sources`` ``admins`` or ``all``; ``vcenter_thumbprint`` has hex digits in lower case. None stands for
     empty, a ``transfer_timeout`` of 0 for no limit, a ``cache_size`` of 0 for no cache.
     """
 
@@ -40,6 +40,7 @@ class Settings:
     cache_size: int = 0
     cache_dir: Path | None = None
     vcenter_upload: str = "import"
+    vcenter_sources: str = "admins"
     vcenter_ca_file: Path | None = None
     vcenter_thumbprint: tuple[str, ...] = ()
     vcenter_credentials: Path | None = None
@@ -131,6 +132,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "cache_size": _size,
     "cache_dir": _path,
     "vcenter_upload": _choice("import", "native"),
+    "vcenter_sources": _choice("admins", "all"),
     "vcenter_ca_file": _file,
     "vcenter_thumbprint": _thumbprints,
     "vcenter_credentials": _file,

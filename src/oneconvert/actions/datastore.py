@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ from oneconvert.transfer.addresses import AddressRules
 from oneconvert.transfer.checksums import verified
 from oneconvert.transfer.directories import DirectoryRules
 from oneconvert.transfer.http_request import HttpOptions
-from oneconvert.transfer.sources import SourceOptions, open_source
+from oneconvert.transfer.sources import Source, SourceOptions, open_source
 
 if TYPE_CHECKING:
     from oneconvert.actions.vcenter_store import FlatUpload, VCenterImport
@@ -191,22 +192,30 @@ def _finish(arrival: Arrival, conversion: Conversion | None, target: ImageFormat
 
 def _source_options(request: Request, settings: Settings) -> SourceOptions:
     var, etc, _ = opennebula_directories()
+    network = HttpOptions(
+        connect_timeout=settings.connect_timeout,
+        idle_timeout=settings.idle_timeout,
+        transfer_timeout=settings.transfer_timeout,
+        bandwidth=request.datastore.bandwidth,
+        min_rate=settings.min_rate,
+        rules=AddressRules.of(settings.private_addresses, settings.allowed_hosts),
+        verify=settings.tls_verify,
+        ca_file=settings.tls_ca_file,
+        downgrade=bool(request.image.checksums),
+    )
+
+    def open_vcenter_disk(location: str) -> AbstractContextManager[Source]:
+        from oneconvert.actions.vcenter_source import open_disk
+
+        return open_disk(location, request, settings, network)
+
     return SourceOptions(
-        network=HttpOptions(
-            connect_timeout=settings.connect_timeout,
-            idle_timeout=settings.idle_timeout,
-            transfer_timeout=settings.transfer_timeout,
-            bandwidth=request.datastore.bandwidth,
-            min_rate=settings.min_rate,
-            rules=AddressRules.of(settings.private_addresses, settings.allowed_hosts),
-            verify=settings.tls_verify,
-            ca_file=settings.tls_ca_file,
-            downgrade=bool(request.image.checksums),
-        ),
+        network=network,
         s3=request.s3,
         directories=DirectoryRules.of(
             request.datastore.safe_dirs, (var, etc, Path.home(), *request.datastore.restricted_dirs)
         ),
+        vcenter=open_vcenter_disk,
     )
 
 

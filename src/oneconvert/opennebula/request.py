@@ -39,10 +39,11 @@ LONGEST_TEXT = 8192
 
 @dataclass(frozen=True)
 class Image:
-    """The image to store. ``size_mib`` is what the user's quota was charged; ``url_args`` exists up to
+    """The image to store, for a user of the group ``gid``. ``size_mib`` is what the user's quota was charged; ``url_args`` exists up to
     6.8; ``disk`` is the number or name of one of several disks in an archive."""
 
     id: int
+    gid: int
     type: str
     path: str
     url_args: str
@@ -134,6 +135,7 @@ def vcenter_place(datastore_id: int, attribute: Callable[[str], str]) -> VCenter
 def _image(document: Document) -> Image:
     return Image(
         id=_integer(document, "IMAGE/ID"),
+        gid=_integer(document, "IMAGE/GID"),
         type=IMAGE_TYPES.get(_integer(document, "IMAGE/TYPE", 0), "UNKNOWN"),
         path=_short(document, "IMAGE/PATH"),
         url_args=_short(document, "IMAGE/TEMPLATE/URL_ARGS"),

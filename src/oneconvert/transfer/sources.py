@@ -40,12 +40,13 @@ class Source(Protocol):
 class SourceOptions:
     """What the openers need to know: the settings of the network and the admin's rules for local files.
 
-    ``s3`` is None for an image that comes from no marketplace with such keys.
+    ``s3`` is None for an image that comes from no marketplace with such keys. ``vcenter`` opens what a vCenter has.
     """
 
     network: HttpOptions
     s3: s3.S3Credentials | None
     directories: DirectoryRules
+    vcenter: Callable[[str], AbstractContextManager[Source]]
 
 
 Opener = Callable[[str, SourceOptions], "AbstractContextManager[Source]"]
@@ -66,6 +67,7 @@ OPENERS: dict[str, Opener] = {
     "https": lambda location, options: http.open_url(location, options.network),
     "s3": _open_object,
     "ssh": lambda location, options: ssh.open_remote_file(location, options.network),
+    "vcenter": lambda location, options: options.vcenter(location),
 }
 
 
@@ -80,6 +82,7 @@ def open_source(location: str, options: SourceOptions) -> AbstractContextManager
     scheme = scheme_of(location)
     if scheme not in OPENERS:
         raise NotAllowedError(
-            f"images cannot be fetched by {scheme}://; use http://, https://, s3://, ssh:// or a path on the front-end"
+            f"images cannot be fetched by {scheme}://; use http://, https://, s3://, ssh://, vcenter:// or a path on "
+            "the front-end"
         )
     return OPENERS[scheme](location, options)

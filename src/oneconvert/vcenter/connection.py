@@ -11,6 +11,7 @@ from typing import Any, Callable, TypeVar
 from pyVmomi import SoapStubAdapter, vim, vmodl
 
 from oneconvert.errors import VCenterError
+from oneconvert.jobs.threads import thread
 from oneconvert.vcenter.faults import explained
 from oneconvert.vcenter.http import HttpFiles
 from oneconvert.vcenter.server import VCenterServer
@@ -23,6 +24,9 @@ API_VERSION = "vim.version.version11"
 
 # Servers close connections that nobody uses.
 IDLE_CONNECTION = 15.0
+
+# Seconds; logins that are idle for half an hour expire.
+SIGN_OF_LIFE = 300.0
 
 TASK_LIMIT = 3600.0
 LONGEST_PAUSE = 2.0
@@ -76,6 +80,19 @@ class Connection:
                 raise
         self.log_in(unless_after=login)
         return self._attempt(action)
+
+    @contextmanager
+    def kept_alive(self) -> Iterator[None]:
+        """The login does not expire meanwhile, though the API is not called."""
+        ended = threading.Event()
+
+        def call_now_and_then() -> None:
+            while not ended.wait(SIGN_OF_LIFE):
+                with suppress(VCenterError):
+                    self.call(lambda: vim.ServiceInstance("ServiceInstance", self._stub).CurrentTime())
+
+        with thread("vcenter", call_now_and_then, ended.set):
+            yield
 
     def log_in(self, unless_after: int | None = None) -> None:
         """Log in, again where the login may have expired; not if that was done since login ``unless_after``."""

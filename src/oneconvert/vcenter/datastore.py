@@ -19,7 +19,7 @@ from pyVmomi import vim
 
 from oneconvert.errors import VCenterError
 from oneconvert.vcenter.connection import TASK_LIMIT, Connection
-from oneconvert.vcenter.http import Answer
+from oneconvert.vcenter.http import Answer, FileAddress
 
 DISK_TYPE = "thin"
 ADAPTER_TYPE = "lsiLogic"
@@ -194,6 +194,10 @@ class Datastore:
             if headers and answer.status != 206:
                 raise VCenterError(f"{self.connection.server.name}: it does not give parts of {self.path(path)}")
             yield answer
+
+    def address(self, path: str) -> FileAddress:
+        """Where somebody else can ask for a file. Raises VCenterError."""
+        return self.connection.files.address(self._url(path))
 
     def put(self, path: str, content: Iterable[bytes], length: int) -> None:
         """Upload a file of ``length`` bytes that is not there yet; its directory must be.

@@ -1,4 +1,4 @@
-"""Fetching a disk of a virtual machine, or of a template, by a lease: as a streamOptimized VMDK, whatever it is there."""
+"""A disk of a virtual machine, or of a template, by a lease: as a streamOptimized VMDK, whatever it is there."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _find(connection: Connection, datacenter: Any, machine: str) -> Any:
     same = [each.managed for each in machines if each.properties.get("name") == machine]
     if len(same) != 1:
         raise VCenterError(
-            f"{connection.server.name}: {len(same)} virtual machines are called {machine}; name it by its reference, as in "
-            "vm-42"
+            f"{connection.server.name}: {len(same)} virtual machines are called {machine}; name it by its "
+            "reference, as in vm-42"
         )
     return same[0]

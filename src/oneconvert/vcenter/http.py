@@ -6,9 +6,12 @@ alone; in the URL of a lease is what the host wants to see.
 
 from __future__ import annotations
 
+import hashlib
+import socket
+import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable
 from urllib.parse import urlsplit
 
@@ -51,10 +54,21 @@ class Answer:
             yield chunk
 
 
+@dataclass(frozen=True)
+class FileAddress:
+    """Where a file can be asked for: at ``url``, with the header Cookie, if the server's certificate has this SHA-256
+    digest.
+    """
+
+    url: str
+    cookie: str = field(repr=False)
+    fingerprint: str
+
+
 class HttpFiles:
     """HTTP with a vCenter and its hosts; ``cookie`` gives the header of the login as it is now."""
 
-    def __init__(self, server: VCenterServer, context: Any, cookie: Callable[[], str]) -> None:
+    def __init__(self, server: VCenterServer, context: ssl.SSLContext, cookie: Callable[[], str]) -> None:
         self._server = server
         self._context = context
         self._cookie = cookie
@@ -77,27 +91,21 @@ class HttpFiles:
 
         Raises VCenterError for every answer but a 2xx, and when there is none; what ``body`` raises comes through.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("", "https"):
-            raise VCenterError(f"{self._server.name}: it names an address that is not https")
-        own = not parts.netloc or parts.hostname in ("*", self._server.host)
-        host = self._server.host if own else parts.hostname or ""
-        port = parts.port or (self._server.port if own else HTTPS)
-        own = own and port == self._server.port
+        place = self._place(url)
         source = _Body(body, length) if body is not None else None
 
         def explain(error: Exception) -> Exception:
-            return explained(error, self._server, host, port)
+            return explained(error, self._server, place.host, place.port)
 
         try:
-            pool = self._pool(host, port, own, thumbprint)
+            pool = self._pool(place, thumbprint)
             response = pool.urlopen(
                 method,
-                f"{parts.path}?{parts.query}" if parts.query else parts.path,
+                place.target,
                 body=source,
                 headers={
                     "User-Agent": "oneconvert",
-                    **({"Cookie": self._cookie()} if own else {}),
+                    **({"Cookie": self._cookie()} if place.own else {}),
                     **({"Content-Length": str(length)} if source else {}),
                     **(headers or {}),
                 },
@@ -114,7 +122,7 @@ class HttpFiles:
             if not 200 <= response.status < 300:
                 fault = STATUS_FAULTS.get(response.status, "")
                 raise VCenterError(
-                    f"{self._server.name}: {method} {parts.path} is answered with {response.status} {response.reason}",
+                    f"{self._server.name}: {method} {place.path} is answered with {response.status} {response.reason}",
                     fault,
                 )
             yield Answer(response.status, response.headers, response, explain)
@@ -122,21 +130,60 @@ class HttpFiles:
             response.close()
             pool.close()
 
-    def _pool(self, host: str, port: int, own: bool, thumbprint: str) -> urllib3.HTTPSConnectionPool:
+    def address(self, url: str, thumbprint: str = "") -> FileAddress:
+        """Where somebody else can ask for ``url`` (see ``open``). Raises VCenterError for a server that is not trusted."""
+        place = self._place(url)
+        try:
+            plain = socket.create_connection((place.host, place.port), self._server.timeout)
+            with plain, self._trust(place, thumbprint).wrap_socket(plain, server_hostname=place.host) as secure:
+                digest = hashlib.sha256(secure.getpeercert(binary_form=True) or b"").hexdigest()
+        except OSError as error:
+            raise explained(error, self._server, place.host, place.port) from None
+        host = f"[{place.host}]" if ":" in place.host else place.host
+        return FileAddress(f"https://{host}:{place.port}{place.target}", self._cookie() if place.own else "", digest)
+
+    def _place(self, url: str) -> _Place:
+        parts = urlsplit(url)
+        if parts.scheme not in ("", "https"):
+            raise VCenterError(f"{self._server.name}: it names an address that is not https")
+        own = not parts.netloc or parts.hostname in ("*", self._server.host)
+        host = self._server.host if own else parts.hostname or ""
+        port = parts.port or (self._server.port if own else HTTPS)
+        return _Place(host, port, own and port == self._server.port, parts.path, parts.query)
+
+    def _trust(self, place: _Place, thumbprint: str) -> ssl.SSLContext:
+        if place.own:
+            return self._context
         server = self._server
-        context = self._context
-        if not own:
-            pins = (thumbprint,) if thumbprint else server.thumbprints
-            context = trusted_context(host, port, server.ca_file, pins, server.timeout)
+        pins = (thumbprint,) if thumbprint else server.thumbprints
+        return trusted_context(place.host, place.port, server.ca_file, pins, server.timeout)
+
+    def _pool(self, place: _Place, thumbprint: str) -> urllib3.HTTPSConnectionPool:
+        context = self._trust(place, thumbprint)
         return urllib3.HTTPSConnectionPool(
-            host,
-            port,
-            timeout=urllib3.Timeout(connect=server.timeout, read=server.timeout),
+            place.host,
+            place.port,
+            timeout=urllib3.Timeout(connect=self._server.timeout, read=self._server.timeout),
             maxsize=1,
             ssl_context=context,
             # Where one certificate is trusted its name does not matter, and urllib3 would look at it all the same.
             assert_hostname=None if context.check_hostname else False,
         )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Whom to ask for what; ``own`` says that it is the vCenter."""
+
+    host: str
+    port: int
+    own: bool
+    path: str
+    query: str
+
+    @property
+    def target(self) -> str:
+        return f"{self.path}?{self.query}" if self.query else self.path
 
 
 class _Body:

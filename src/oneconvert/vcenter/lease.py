@@ -69,14 +69,7 @@ class Lease:
         """What can be sent or fetched."""
         info = self._connection.properties(self._managed, "info")["info"]
         return tuple(
-            LeasedDisk(
-                each.url,
-                (each.sslThumbprint or "").replace(":", ""),
-                each.importKey or each.key or "",
-                int(each.fileSize or 0),
-            )
-            for each in info.deviceUrl
-            if each.disk
+            LeasedDisk(each.url, each.sslThumbprint or "", each.key or "") for each in info.deviceUrl if each.disk
         )
 
     def machine(self) -> Any:
