@@ -156,7 +156,12 @@ def simulated_vcenter(
         command += ["-datastore", f"{name}={contents}"]
     with (directory / "simulator.log").open("w") as log:
         process = subprocess.Popen(
-            [str(each) for each in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            [str(each) for each in command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=os.environ | {"TMPDIR": str(directory)},  # what it leaves when it is killed goes with the rest
         )
     assert process.stdin and process.stdout
     try:
