@@ -479,7 +479,8 @@ install_wrappers() {
         source=$checkout/remotes/datastore/oneconvert/delegate
         native=${target%/*}
         native=$remotes/datastore/${native##*/oneconvert_}/${target##*/}
-        if [[ ${target##*/} == cp || ! -e $native ]]; then
+        # Ours, or looked at before the native driver gets it, or without a native driver.
+        if [[ ${target##*/} =~ ^(cp|stat)$ || ! -e $native ]]; then
             source=$checkout/remotes/datastore/oneconvert/cp
         fi
         make_directory "${target%/*}"

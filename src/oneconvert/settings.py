@@ -19,10 +19,9 @@ THUMBPRINT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings; times in seconds, sizes in bytes, ``min_rate`` in bytes per second. ``unset_driver`` is ``keep``,
-    ``qcow2`` or ``raw``, ``size_policy`` ``warn`` or ``refuse``, ``private_addresses`` ``allow`` or ``refuse``,
-    ``vcenter_upload`` ``import`` or ``native``, ``vcenter_sources`` ``admins`` or ``all``; ``vcenter_thumbprint`` has hex digits in lower case. None stands for
-    empty, a ``transfer_timeout`` of 0 for no limit, a ``cache_size`` of 0 for no cache.
+    """The settings; times in seconds, sizes in bytes, ``min_rate`` in bytes per second. ``READERS`` says which words a
+    setting may have. None stands for empty, a ``transfer_timeout`` of 0 for no limit, a ``cache_size`` of 0 for none;
+    ``vcenter_thumbprint`` has hex digits in lower case.
     """
 
     scratch_dir: Path | None = None

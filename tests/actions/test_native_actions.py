@@ -15,7 +15,6 @@ from rig.messages import Datastore
 
 ACTIONS = ("rm", "stat", "mkfs", "clone", "monitor", "snap_delete", "export", "restore")
 RELEASES = ("5.12", "6.4", "6.4 -i", "6.8", "7.4")
-IMPOSED_MS = 80
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -35,7 +34,9 @@ def test_an_action_is_the_native_drivers_own(front_end: FrontEnd, action: str, r
         assert given.stdin == payload
 
 
-def test_an_action_costs_little_more_than_the_native_one(front_end: FrontEnd) -> None:
+@pytest.mark.parametrize(("action", "imposed_ms"), [("monitor", 80), ("stat", 500)])
+def test_an_action_costs_little_more_than_the_native_one(front_end: FrontEnd, action: str, imposed_ms: float) -> None:
+    """For stat oned waits up to 90 s."""
     front_end.will_answer("12\n")
     document = messages().monitor(front_end.datastore(ds_mad="oneconvert_recorder"))
 
@@ -43,11 +44,11 @@ def test_an_action_costs_little_more_than_the_native_one(front_end: FrontEnd) ->
         times = []
         for _ in range(9):
             started = time.monotonic()
-            front_end.call("stat", document, driver=driver)
+            front_end.call(action, document, driver=driver)
             times.append(time.monotonic() - started)
         return statistics.median(times)
 
-    assert (seconds("oneconvert_recorder") - seconds("recorder")) * 1000 < IMPOSED_MS
+    assert (seconds("oneconvert_recorder") - seconds("recorder")) * 1000 < imposed_ms
 
 
 def test_an_action_that_the_native_driver_lacks_is_not_invented(front_end: FrontEnd) -> None:
@@ -69,7 +70,7 @@ def left_alone() -> list[tuple[str, dict[str, object], dict[str, object]]]:
         (f"CD-ROM by {scheme}", {"path": f"{scheme}://somewhere/image?size=1", "kind": 1}, {})
         for scheme in ("s3", "ssh")
     ]
-    schemes = ("restic", "rsync", "onebex", "lxd", "docker", "dockerfile", "vcenter", "rbd")
+    schemes = ("restic", "rsync", "onebex", "lxd", "docker", "dockerfile", "rbd")
     return cases + [(scheme, {"path": f"{scheme}://somewhere/image?size=1"}, {}) for scheme in schemes]
 
 

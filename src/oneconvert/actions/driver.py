@@ -8,8 +8,6 @@ from __future__ import annotations
 import logging
 from typing import Callable
 
-from oneconvert.actions import datastore
-from oneconvert.actions.plan import VCENTER
 from oneconvert.errors import HandOverError, InterruptedBySignalError, OneconvertError
 from oneconvert.jobs.log import log_nothing, log_to_file
 from oneconvert.jobs.signals import hold_signals, interruptible
@@ -20,16 +18,23 @@ from oneconvert.settings import Settings, read_settings
 
 LOG = logging.getLogger(__name__)
 FAILURE = 1
+VCENTER = "vcenter"
 
 Action = Callable[[Invocation, Document, Settings], None]
 
 
 def _action(invocation: Invocation) -> Action:
     """Raises HandOverError for an action that only a native driver would have."""
+    # Each loads what it needs: libraries take up to half a second, and oned asks 'stat' for each image.
     if invocation.action == "cp":
-        return datastore.cp
+        from oneconvert.actions.datastore import cp
+
+        return cp
+    if invocation.action == "stat":
+        from oneconvert.actions.stat import stat
+
+        return stat
     if invocation.native == VCENTER:
-        # Only here: the library for vCenter takes a third of a second to load.
         from oneconvert.actions import vcenter
 
         actions: dict[str, Action] = {
@@ -37,7 +42,6 @@ def _action(invocation: Invocation) -> Action:
             "mkfs": vcenter.mkfs,
             "clone": vcenter.clone,
             "monitor": vcenter.monitor,
-            "stat": vcenter.stat,
             "export": vcenter.export,
             "snap_delete": vcenter.no_snapshots,
             "snap_revert": vcenter.no_snapshots,

@@ -12,18 +12,15 @@ from urllib.parse import unquote
 
 from lxml import etree
 
-from oneconvert.actions.plan import VCENTER
 from oneconvert.actions.vcenter_store import opened_datastore
 from oneconvert.errors import MessageError, NotAllowedError, VCenterError
 from oneconvert.jobs.signals import interruptible
 from oneconvert.opennebula.document import Document
 from oneconvert.opennebula.invocation import Invocation
-from oneconvert.opennebula.native import become
 from oneconvert.opennebula.request import VCenterPlace, read_vcenter
 from oneconvert.opennebula.results import write_lines
 from oneconvert.opennebula.vcenter_access import place_of_image
 from oneconvert.settings import Settings
-from oneconvert.transfer.sources import scheme_of
 from oneconvert.vcenter.datastore import Datastore
 from oneconvert.vcenter.upload import remove_disk
 
@@ -85,22 +82,6 @@ def monitor(invocation: Invocation, document: Document, settings: Settings) -> N
         space = datastore.space()
     total, free = space.capacity // MIB, space.free // MIB
     write_lines(f"USED_MB={total - free}", f"FREE_MB={free}", f"TOTAL_MB={total}")
-
-
-def stat(invocation: Invocation, document: Document, settings: Settings) -> None:
-    """Print the size of a disk that is to become an image, in MiB: of one that a vCenter has, or any other."""
-    location = _required(document, "IMAGE/PATH")
-    if scheme_of(location) != VCENTER:
-        # What is behind other paths does not depend on where it goes.
-        become(invocation, native="fs")
-    path = unquote(location.partition("://")[2])
-    with interruptible(), opened_datastore(read_vcenter(document), settings) as datastore:
-        found = datastore.look_up(path)
-        if found is None:
-            raise VCenterError(
-                f"{datastore.connection.server.name}: there is no {datastore.path(path)}", "FileNotFound"
-            )
-    write_lines(str(-(-(found.capacity or found.size) // MIB)))
 
 
 def export(invocation: Invocation, document: Document, settings: Settings) -> None:

@@ -4,8 +4,8 @@
     vcenter://?param_dsid=100&param_vm=web&param_disk=2
                                                     a disk of a virtual machine, in the datacenter of that datastore
 
-The first is how OpenNebula's own drivers write it. A machine is named or given by its reference (vm-42), its disk by its
-number, which may be left out where there is one only.
+The first is how OpenNebula's own drivers write it. A machine is named or given by its reference (vm-42), its disk by
+its number, which may be left out where there is one only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from oneconvert.transfer.http import Download, open_url
 from oneconvert.transfer.http_request import HttpOptions
 from oneconvert.transfer.sources import Source
 from oneconvert.vcenter.datastore import Datastore
-from oneconvert.vcenter.export import ExportedDisk, exported
+from oneconvert.vcenter.export import ExportedDisk, capacity, exported
 from oneconvert.vcenter.http import FileAddress
 
 ADMINS = 0
@@ -90,8 +90,8 @@ def open_disk(location: str, request: Request, settings: Settings, network: Http
     """
     if settings.vcenter_sources == "admins" and request.image.gid != ADMINS:
         raise NotAllowedError(
-            f"image {request.image.id}: only the group oneadmin may fetch disks of a vCenter, for every disk of it could "
-            "be fetched so; vcenter_sources = all in oneconvert.conf allows it to everybody"
+            f"image {request.image.id}: only the group oneadmin may fetch disks of a vCenter, for every disk of it "
+            "could be fetched so; vcenter_sources = all in oneconvert.conf allows it to everybody"
         )
     wanted = Location.parse(location)
     with opened_datastore(place_of_datastore(wanted.datastore_id), settings) as datastore:
@@ -101,6 +101,23 @@ def open_disk(location: str, request: Request, settings: Settings, network: Http
             opened = _of_datastore(datastore, wanted.path, network)
         with opened as source:
             yield source
+
+
+def disk_size(location: str, settings: Settings) -> int:
+    """Bytes of the disk at ``location``. Raises NotAllowedError, OnedError or VCenterError."""
+    wanted = Location.parse(location)
+    with opened_datastore(place_of_datastore(wanted.datastore_id), settings) as datastore:
+        if wanted.machine:
+            return capacity(datastore.connection, datastore.datacenter, wanted.machine, wanted.disk)
+        return size_in(datastore, wanted.path)
+
+
+def size_in(datastore: Datastore, path: str) -> int:
+    """Bytes of a disk, or of a file that is none, in a datastore. Raises VCenterError."""
+    found = datastore.look_up(path)
+    if found is None:
+        raise VCenterError(f"{datastore.connection.server.name}: there is no {datastore.path(path)}", "FileNotFound")
+    return found.capacity or found.size
 
 
 @contextmanager

@@ -39,8 +39,9 @@ LONGEST_TEXT = 8192
 
 @dataclass(frozen=True)
 class Image:
-    """The image to store, for a user of the group ``gid``. ``size_mib`` is what the user's quota was charged; ``url_args`` exists up to
-    6.8; ``disk`` is the number or name of one of several disks in an archive."""
+    """The image to store, for a user of the group ``gid``. ``size_mib`` is what the quota was charged; ``url_args``
+    exists up to 6.8; ``disk`` is the number or name of one of several disks.
+    """
 
     id: int
     gid: int

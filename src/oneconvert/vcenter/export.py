@@ -47,14 +47,27 @@ def exported(
         raise VCenterError(f"{server}: {machine} is not powered off; shut it down, or clone it, to export its disk")
     with held(connection, connection.call(lambda: found.ExportVm()), progress) as lease:
         disks = lease.disks()
-        if not number and len(disks) == 1:
-            number = "1"
-        if not (number.isdecimal() and 1 <= int(number) <= len(disks)):
-            raise VCenterError(
-                f"{server}: {machine} has {len(disks)} disks; choose one by its number, with param_disk in the "
-                "location or with the image's attribute ONECONVERT_DISK"
-            )
-        yield ExportedDisk(lease, disks[int(number) - 1])
+        yield ExportedDisk(lease, disks[_index(server, machine, number, len(disks))])
+
+
+def capacity(connection: Connection, datacenter: Any, machine: str, number: str) -> int:
+    """Bytes of a disk of a virtual machine; the parameters, and errors, are those of ``exported``."""
+    found = _find(connection, datacenter, machine)
+    devices = connection.properties(found, "config.hardware.device").get("config.hardware.device", ())
+    disks: list[Any] = [each for each in devices if isinstance(each, vim.vm.device.VirtualDisk)]
+    chosen = disks[_index(connection.server.name, machine, number, len(disks))]
+    return int(chosen.capacityInBytes or chosen.capacityInKB * 1024)
+
+
+def _index(server: str, machine: str, number: str, count: int) -> int:
+    if not number and count == 1:
+        return 0
+    if not (number.isascii() and number.isdecimal() and 1 <= int(number) <= count):
+        raise VCenterError(
+            f"{server}: {machine} has {count} disks; choose one by its number, with param_disk in the location or with "
+            "the image's attribute ONECONVERT_DISK"
+        )
+    return int(number) - 1
 
 
 def _find(connection: Connection, datacenter: Any, machine: str) -> Any:

@@ -131,7 +131,7 @@ class HttpFiles:
             pool.close()
 
     def address(self, url: str, thumbprint: str = "") -> FileAddress:
-        """Where somebody else can ask for ``url`` (see ``open``). Raises VCenterError for a server that is not trusted."""
+        """Where somebody else can ask for ``url`` (see ``open``). Raises VCenterError where none is trusted."""
         place = self._place(url)
         try:
             plain = socket.create_connection((place.host, place.port), self._server.timeout)
