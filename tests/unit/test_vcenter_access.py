@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import xmlrpc.server
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,55 +10,23 @@ import pytest
 from oneconvert.errors import OneconvertError, OnedError, SettingsError
 from oneconvert.opennebula.request import VCenterPlace
 from oneconvert.opennebula.vcenter_access import VCenterAccess, access_to
-from rig.running import running
+from rig.oned import MockOned, mock_oned
 
 PLACE = VCenterPlace(100, "vc.example.org", "uuid-1", "datastore-12", "one", "thin", "lsiLogic")
 
 
-def host(ident: int, **attributes: str) -> str:
-    template = "".join(f"<{name}><![CDATA[{value}]]></{name}>" for name, value in attributes.items())
-    return (
-        f"<HOST><ID>{ident}</ID><NAME>h{ident}</NAME><STATE>2</STATE><PREV_STATE>2</PREV_STATE><IM_MAD>vcenter</IM_MAD>"
-        f"<VM_MAD>vcenter</VM_MAD><CLUSTER_ID>0</CLUSTER_ID><CLUSTER>default</CLUSTER><TEMPLATE>{template}</TEMPLATE>"
-        "<MONITORING/></HOST>"
-    )
-
-
-class Oned:
-    """A mock of oned that knows some hosts; their passwords are readable only where decryption is asked for."""
-
-    def __init__(self) -> None:
-        self.hosts: dict[int, dict[str, str]] = {}
-
-    def pool(self, _session: str) -> list[object]:
-        hosts = "".join(host(ident, **{**values, "VCENTER_PASSWORD": "b64=="}) for ident, values in self.hosts.items())
-        return [True, f"<HOST_POOL>{hosts}</HOST_POOL>", 0]
-
-    def info(self, _session: str, ident: int, decrypt: bool = False) -> list[object]:
-        values = dict(self.hosts[ident])
-        if not decrypt:
-            values["VCENTER_PASSWORD"] = "b64=="
-        return [True, host(ident, **values), 0]
-
-
 @pytest.fixture
-def oned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Oned]:
-    mock = Oned()
-    server = xmlrpc.server.SimpleXMLRPCServer(("127.0.0.1", 0), logRequests=False)
-    server.register_function(mock.pool, "one.hostpool.info")
-    server.register_function(mock.info, "one.host.info")
-    auth = tmp_path / "one_auth"
-    auth.write_text("oneadmin:opennebula\n")
-    monkeypatch.setenv("ONE_AUTH", str(auth))
-    monkeypatch.setenv("ONE_XMLRPC", f"http://127.0.0.1:{server.server_address[1]}/RPC2")
-    with running(server):
+def oned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MockOned]:
+    with mock_oned(tmp_path) as mock:
+        for name, value in mock.environment.items():
+            monkeypatch.setenv(name, value)
         yield mock
 
 
 VCENTER = {"VCENTER_INSTANCE_ID": "uuid-1", "VCENTER_HOST": "old.example.org", "VCENTER_USER": "admin"}
 
 
-def test_the_host_of_the_same_vcenter_knows(oned: Oned) -> None:
+def test_the_host_of_the_same_vcenter_knows(oned: MockOned) -> None:
     oned.hosts = {
         1: {**VCENTER, "VCENTER_INSTANCE_ID": "uuid-2", "VCENTER_PASSWORD": "other"},
         2: {**VCENTER, "VCENTER_PASSWORD": "geheim", "VCENTER_PORT": "8443"},
@@ -69,12 +36,12 @@ def test_the_host_of_the_same_vcenter_knows(oned: Oned) -> None:
     assert access_to(without, None).host == "old.example.org"
 
 
-def test_no_host_of_that_vcenter(oned: Oned) -> None:
+def test_no_host_of_that_vcenter(oned: MockOned) -> None:
     with pytest.raises(OnedError, match="datastore 100; import a cluster of that vCenter, or set vcenter_credentials"):
         access_to(PLACE, None)
 
 
-def test_a_host_without_a_password(oned: Oned) -> None:
+def test_a_host_without_a_password(oned: MockOned) -> None:
     oned.hosts = {3: {**VCENTER, "VCENTER_PASSWORD": ""}}
     with pytest.raises(OnedError, match="host 3 lacks"):
         access_to(PLACE, None)

@@ -78,7 +78,7 @@ class Lease:
 
     def sent(self, disk: LeasedDisk) -> int | None:
         """Bytes of a disk that the vCenter has sent; None where it does not tell."""
-        manifest = self._connection.call(lambda: self._managed.HttpNfcLeaseGetManifest()) or ()
+        manifest = self._connection.call(lambda: self._managed.GetManifest()) or ()
         sizes = [int(each.size) for each in manifest if each.disk and disk.key in (each.key, "") and each.size]
         return sizes[0] if sizes else None
 
@@ -92,7 +92,7 @@ class Lease:
         while not self._ended.wait(KEEP_ALIVE):
             percent = min(NOTHING_BUT_TRANSFER, int(100 * self._progress()))
             try:
-                self._connection.call(partial(self._managed.HttpNfcLeaseProgress, percent))
+                self._connection.call(partial(self._managed.Progress, percent))
             except VCenterError as error:
                 LOG.warning("the lease: %s", error.sentence)
 
@@ -102,12 +102,12 @@ class Lease:
 
     def complete(self) -> None:
         """All is transferred. Raises VCenterError."""
-        self._connection.call(lambda: self._managed.HttpNfcLeaseComplete())
+        self._connection.call(lambda: self._managed.Complete())
 
     def abort(self) -> None:
         """Give up; what was imported so far is removed by the vCenter."""
         with suppress(VCenterError):
-            self._connection.call(lambda: self._managed.HttpNfcLeaseAbort(None))
+            self._connection.call(lambda: self._managed.Abort(None))
 
     def failure(self) -> VCenterError | None:
         """Why the vCenter ended it, which explains a transfer that failed; None when it did not."""

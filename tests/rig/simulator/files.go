@@ -52,6 +52,7 @@ func fileFault(name string, err error) types.BaseMethodFault {
 type disk struct {
 	file     string
 	flat     string // empty for a single file
+	key      string // of its device, in a lease
 	capacity int64
 	thin     bool
 	adapter  string

@@ -73,9 +73,10 @@ func (s *server) newLease(vm *simulator.VirtualMachine, imports bool) (*lease, e
 		}
 		name := fmt.Sprintf("disk-%d.vmdk", len(l.files))
 		l.files[name] = d
+		d.key = fmt.Sprintf("/%s/VirtualLsiLogicController0:%d", vm.Self.Value, len(l.files)-1)
 		info.TotalDiskCapacityInKB += virtual.CapacityInKB
 		info.DeviceUrl = append(info.DeviceUrl, types.HttpNfcLeaseDeviceUrl{
-			Key:           fmt.Sprintf("/%s/VirtualLsiLogicController0:%d", vm.Self.Value, len(l.files)-1),
+			Key:           d.key,
 			ImportKey:     fmt.Sprintf("/%s/VirtualLsiLogicController0:%d", vm.Name, len(l.files)-1),
 			Url:           "https://*" + nfcPrefix + l.Self.Value + "/" + name,
 			SslThumbprint: thumbprint(s.certificate),
@@ -244,7 +245,7 @@ func (s *server) nfc(w http.ResponseWriter, r *http.Request) {
 	case l.imports && (r.Method == http.MethodPut || r.Method == http.MethodPost):
 		l.receive(w, r, d, each, spool)
 	case !l.imports && r.Method == http.MethodGet:
-		l.send(w, r, parts[1], d, each, spool)
+		l.send(w, r, d, each, spool)
 	default:
 		w.WriteHeader(http.StatusMethodNotAllowed)
 	}
@@ -285,7 +286,7 @@ func (l *lease) receive(w http.ResponseWriter, r *http.Request, d *disk, each *c
 	w.WriteHeader(http.StatusCreated)
 }
 
-func (l *lease) send(w http.ResponseWriter, r *http.Request, name string, d *disk, each *call, spool string) {
+func (l *lease) send(w http.ResponseWriter, r *http.Request, d *disk, each *call, spool string) {
 	if err := convert("-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", d.flat, spool); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
@@ -304,5 +305,5 @@ func (l *lease) send(w http.ResponseWriter, r *http.Request, name string, d *dis
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.manifest = append(l.manifest, types.HttpNfcLeaseManifestEntry{
-		Key: name, Sha1: hex.EncodeToString(sum.Sum(nil)), Size: n, Disk: true, Capacity: d.capacity})
+		Key: d.key, Sha1: hex.EncodeToString(sum.Sum(nil)), Size: n, Disk: true, Capacity: d.capacity})
 }

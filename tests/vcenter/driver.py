@@ -1,0 +1,70 @@
+"""A front-end whose oned, a mock, knows the vCenter of the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rig.front_end import Answer, FrontEnd, messages
+from rig.messages import Datastore
+from rig.oned import MockOned, mock_oned
+from rig.vcenter import SimulatedDatastore, SimulatedVCenter
+
+DRIVER = "oneconvert_vcenter"
+NUMBER = 100
+"""Of the first datastore of the vCenter, in OpenNebula."""
+
+
+@dataclass(frozen=True)
+class Driver:
+    """Calls oneconvert_vcenter, or another driver, as oned does."""
+
+    front_end: FrontEnd
+    vcenter: SimulatedVCenter
+    oned: MockOned
+
+    def attributes(self, datastore: SimulatedDatastore | None = None, **more: str) -> dict[str, str]:
+        """What OpenNebula's importer writes."""
+        return {
+            "VCENTER_HOST": self.vcenter.host,
+            "VCENTER_INSTANCE_ID": self.vcenter.instance_uuid,
+            "VCENTER_DS_REF": (datastore or self.vcenter.datastore).ref,
+            "VCENTER_DC_REF": self.vcenter.datacenter_ref,
+            "TM_MAD": "vcenter",
+            **more,
+        }
+
+    def datastore(self, datastore: SimulatedDatastore | None = None, **more: str) -> Datastore:
+        return self.front_end.datastore("vcenter", DRIVER, attributes=self.attributes(datastore, **more))
+
+    def call(self, action: str, document: str, driver: str = DRIVER, release: str = "7.4", **more: Any) -> Answer:
+        return self.front_end.call(action, document, driver, release=release, **{**self.oned.environment, **more})
+
+    def cp(self, path: str, ident: int, store: Datastore | None = None, size: int = 24, **more: Any) -> Answer:
+        store = store or self.datastore()
+        self.oned.images[ident] = store.ident
+        return self.call("cp", messages().cp(ident, path, size, store, attributes=more), store.ds_mad)
+
+    def files(self, datastore: SimulatedDatastore | None = None) -> list[str]:
+        """Everything in a datastore of the vCenter."""
+        root = (datastore or self.vcenter.datastore).directory
+        return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+
+
+@contextmanager
+def driver(front_end: FrontEnd, vcenter: SimulatedVCenter, directory: Path) -> Iterator[Driver]:
+    """With TLS verified by the authority of the vCenter's certificate, and the password of an OpenNebula host."""
+    with mock_oned(directory) as oned, front_end.settings(vcenter_ca_file=vcenter.ca_file):
+        made = Driver(front_end, vcenter, oned)
+        oned.hosts[3] = {
+            "VCENTER_INSTANCE_ID": vcenter.instance_uuid,
+            "VCENTER_HOST": vcenter.host,
+            "VCENTER_PORT": str(vcenter.port),
+            "VCENTER_USER": vcenter.user,
+            "VCENTER_PASSWORD": vcenter.password,
+        }
+        oned.datastores[NUMBER] = made.attributes()
+        yield made
