@@ -34,11 +34,11 @@ def machines(driver: Driver) -> list[object]:
 
 
 def nothing_left(driver: Driver) -> None:
-    assert driver.files() == []
+    assert driver.files() in ([], ["one"]), "the directory for all images stays"
     assert list((driver.front_end.location / "var" / "datastores").glob("**/.oneconvert")) == []
 
 
-IMAGES = ("raw", "qcow2", "qcow2-compressed", "vmdk-sparse", "vmdk-stream", "vhd", "vhdx", "vdi", "raw.gz")
+IMAGES = ("raw", "qcow2", "qcow2-compressed", "vmdk-sparse", "vmdk-stream", "vhdx", "vdi", "raw.gz")
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -136,8 +136,7 @@ def test_a_certificate_of_nobody_that_is_trusted(driver: Driver, web: Web, tmp_p
     text = path.read_text()
     path.write_text("".join(line for line in text.splitlines(True) if not line.startswith("vcenter_ca_file")))
     try:
-        shown = ":".join(driver.vcenter.sha256[i : i + 2] for i in range(0, 64, 2)).upper()
-        refused(driver, web, "is not trusted", "vcenter_ca_file or vcenter_thumbprint", shown)
+        refused(driver, web, "is not trusted", "vcenter_ca_file or vcenter_thumbprint", driver.vcenter.sha256.upper())
         with driver.front_end.settings(vcenter_thumbprint="0" * 40):
             refused(driver, web, "not the one of vcenter_thumbprint")
         with driver.front_end.settings(vcenter_thumbprint=f"{'0' * 64} {driver.vcenter.sha1}"):

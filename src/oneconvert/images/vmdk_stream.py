@@ -10,11 +10,10 @@ front, which qemu writes, its block/vmdk.c.
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import cast
 
@@ -38,6 +37,7 @@ from oneconvert.images.vmdk_header import (
     ZERO_GRAIN,
     SparseHeader,
 )
+from oneconvert.jobs.threads import pool, pool_size
 
 LARGEST_GRAIN = 2 * 1024 * 1024  # bytes
 # What is kept of the tables in front: those of a disk of 1 TiB with the usual grains.
@@ -46,7 +46,6 @@ LARGEST_METADATA = 64 * 1024 * 1024
 MOST_UNCONFIRMED = 1 << 18  # grains: 16 GiB of the disk
 MOST_TABLES = 1 << 18
 BATCH = 512 * 1024  # bytes of the disk that a thread inflates at a time
-MOST_THREADS = 4
 ISAL_ERRORS = cast(type[Exception], igzip_lib.IsalError)
 
 
@@ -89,12 +88,11 @@ class StreamedDisk:
         """Bytes of the file that were read."""
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        threads = min(MOST_THREADS, os.cpu_count() or 1)
-        with ThreadPoolExecutor(threads, "inflate") as pool:
+        with pool("inflate") as threads:
             waiting: deque[Future[list[tuple[int, bytes]]]] = deque()
             for batch in self._batches():
-                waiting.append(pool.submit(self._inflate, batch))
-                while waiting and (waiting[0].done() or len(waiting) > 2 * threads):
+                waiting.append(threads.submit(self._inflate, batch))
+                while waiting and (waiting[0].done() or len(waiting) > 2 * pool_size()):
                     yield from waiting.popleft().result()
             for each in waiting:
                 yield from each.result()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Callable
 
 from oneconvert.jobs.signals import ENDING
+
+MOST_DECODERS = 4
+"""Threads of a pool; behind them one thread hands on what they make."""
 
 
 def start_quietly(worker: threading.Thread) -> None:
@@ -40,3 +45,13 @@ def thread(name: str, work: Callable[[], None], stop: Callable[[], None]) -> Ite
             stop()
             worker.join()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def pool_size() -> int:
+    """The number of threads in a pool: one for each core, up to a few."""
+    return min(MOST_DECODERS, os.cpu_count() or 1)
+
+
+def pool(name: str) -> ThreadPoolExecutor:
+    """Threads for decoders, which work beside each other because they release Python's lock."""
+    return ThreadPoolExecutor(pool_size(), name, signal.pthread_sigmask, (signal.SIG_BLOCK, ENDING))

@@ -13,7 +13,7 @@ import lz4.frame
 from isal import igzip_lib
 
 from oneconvert.errors import TransferError
-from oneconvert.transfer import xz_blocks
+from oneconvert.transfer import bzip2_blocks, xz_blocks
 from oneconvert.zstd import DecompressionParameter, ZstdDecompressor, ZstdError, get_frame_info
 
 CHUNK = 1024 * 1024
@@ -126,6 +126,13 @@ def decompressed(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
             try:
                 data = yield from xz_blocks.content(data, source, _xz)
             except lzma.LZMAError as error:
+                raise _refused(error, kind, name) from None
+            except EOFError:
+                raise _truncated(kind, name) from None
+        elif kind == "bzip2" and data.startswith(magic):
+            try:
+                data = yield from bzip2_blocks.content(data, source)
+            except bzip2_blocks.DamagedError as error:
                 raise _refused(error, kind, name) from None
             except EOFError:
                 raise _truncated(kind, name) from None

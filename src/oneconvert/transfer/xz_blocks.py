@@ -14,12 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import lzma
-import os
-import signal
 import struct
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from queue import SimpleQueue
@@ -27,14 +24,13 @@ from threading import Event
 from typing import Callable
 from zlib import crc32
 
-from oneconvert.jobs.signals import ENDING
+from oneconvert.jobs.threads import pool, pool_size
 
 STREAM_HEADER = 12  # bytes
 FOOTER_MAGIC = b"YZ"
 BOTH_SIZES = 0xC0
 PIECE = 1024 * 1024
 """The most bytes that are taken from the stream, or decoded, at a time."""
-MOST_THREADS = 4
 MOST_MEMORY = 96 * 1024 * 1024
 """Bytes of all blocks that are being decoded or wait to be yielded: two or three of 24 MiB, those of 'xz -6'."""
 LARGEST_BLOCK = 60 * 1024 * 1024
@@ -170,9 +166,7 @@ class _Blocks:
         kind = self._flags[1] & 0xF
         self._check_size = 4 << (kind - 1) // 3 if kind else 0
         self._index = _Index()
-        self._threads = min(MOST_THREADS, os.cpu_count() or 1)
-        # Signals stay with the main thread.
-        self._pool = ThreadPoolExecutor(self._threads, "xz", signal.pthread_sigmask, (signal.SIG_BLOCK, ENDING))
+        self._pool = pool("xz")
         self._abandoned = Event()
         self._waiting: deque[_Block] = deque()
 
@@ -203,7 +197,7 @@ class _Blocks:
 
     def _hand_over(self, header: BlockHeader) -> Iterator[bytes]:
         """Give a block to a thread; what comes from those before it is yielded meanwhile."""
-        while len(self._waiting) > 2 * self._threads or (
+        while len(self._waiting) > 2 * pool_size() or (
             self._waiting and sum(each.memory for each in self._waiting) + header.memory > MOST_MEMORY
         ):
             yield from self._next_piece()
