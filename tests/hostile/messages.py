@@ -31,9 +31,7 @@ def plain(scene: Scene, path: str = "", store: Datastore | None = None, **attrib
 
 
 def filled(text: str, scene: Scene) -> str:
-    for name, value in (("canary", scene.canary), ("spoils", scene.spoils), ("directory", scene.directory)):
-        text = text.replace("{" + name + "}", str(value))
-    return text
+    return scene.filled(text)
 
 
 def path(text: str) -> Callable[[Scene], str]:

@@ -471,11 +471,17 @@ class TestNeverADisk:
             (b"<!-- generated -->\n<!doctype html>" + bytes(5000), "a web page"),
             (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "an XML document"),
             (b"QED\0" + bytes(65536), "a QED image"),
+            (b"encrcdsa" + bytes(600), "an encrypted image of macOS"),
         ],
     )
     def test_other_files_are_refused_by_their_name(self, file: bytes, words: str) -> None:
         assert words in refusal(file)
         assert words in refusal(file + bytes(2 * MIB))
+
+    @pytest.mark.parametrize("content", [bytes(MIB), images.disk(), b"\x78\xda" + bytes(700)])
+    def test_a_disk_image_of_macos_is_found_by_its_end(self, content: bytes) -> None:
+        assert "a disk image of macOS (DMG)" in refusal(content + images.dmg_trailer())
+        assert inspect(content + images.dmg_trailer()[4:].ljust(512)).format is ImageFormat.RAW
 
     def test_compressed_data_is_refused_in_the_first_chunk(self) -> None:
         with pytest.raises(ImageRefusedError, match="gzip"):

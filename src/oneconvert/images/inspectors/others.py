@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -193,8 +194,38 @@ LEGACY: tuple[NotADisk, ...] = (
         rb"#!/bin/sh\n#V2\.0 Format\nmodprobe cloop",
         "is a compressed loop image (cloop); convert it with 'qemu-img convert' before",
     ),
+    _kind(rb"encrcdsa", "is an encrypted image of macOS (DMG), which cannot be read; publish the disk as a qcow2 image"),
 )
-"""What qemu's probe takes for images, and nobody else does any more."""
+"""What qemu's probe takes for images, and nobody else does any more; and what macOS encrypted."""
+
+
+class DmgInspector(Inspector, FileInspector):
+    """The disk images of macOS (UDIF), which only a trailer of 512 bytes tells from a raw disk.
+
+    The trailer begins with "koly", its version 4 and its own length, 4 bytes each, big endian (qemu, block/dmg.c, reads
+    no more of them; its probe goes by the name of the file, so to qemu-img they are raw here).
+    """
+
+    NAME = "dmg"
+    LABEL = "a DMG image"
+    AT_END = True
+    MAGIC = "trailer"
+    TRAILER = struct.pack(">4sII", b"koly", 4, SECTOR)
+
+    def _initialize(self) -> None:
+        self.new_region("trailer", TailRegion(SECTOR))
+        self.add_safety_check(EndCheck("legacy", self.check_legacy))
+
+    @property
+    def format_match(self) -> bool:
+        """True for the trailer at the end."""
+        return self.decided and self.data("trailer").startswith(self.TRAILER)
+
+    def check_legacy(self) -> None:
+        """Refused always."""
+        raise Refusal(
+            "is a disk image of macOS (DMG), not a plain disk; convert it with 'qemu-img convert -f dmg' before"
+        )
 
 
 class NeverADiskInspector(Inspector, FileInspector):
