@@ -56,9 +56,9 @@ class Case:
 
     ``build`` makes what the class of the case is about: the bytes of an image or an archive, a document, the behaviour
     of a server. ``words`` are in the refusal, or it is HARMLESS, or EITHER, and then ``differs`` says between what.
-    ``driver`` is the DRIVER of the datastore: raw has everything converted but raw. The seconds, of the clock and of all
-    processors, and the sizes in bytes are what it may use; a refusal takes 55 MiB of memory, 100 where the document is
-    large. ``bug`` says what the product does instead.
+    ``driver`` is the DRIVER of the datastore: raw has everything converted but raw. The seconds, of the clock and of
+    all processors, and the sizes in bytes are what it may use; a refusal takes 55 MiB of memory, 100 where the document
+    is large. ``bug`` says what the product does instead.
     """
 
     id: str
@@ -80,8 +80,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an action did and used. ``cpu_seconds`` are those of all its processes. The others are peaks in bytes, as far
-    as samples show: ``memory`` of all processes, ``address_space`` of the one that has most."""
+    """What an action did and used. ``cpu_seconds`` are those of all its processes. The others are peaks in bytes, as
+    far as samples show: ``memory`` of all processes, ``address_space`` of the one that has most."""
 
     status: int
     stdout: str

@@ -344,7 +344,7 @@ QCOW2 = (
     Case("qcow2-data-file-nbd", "keeps its data on a server", data_file("nbd://{bait}/x"), DATA_FILE,
          OSSA_DATA),
     Case("qcow2-feature-unknown", "needs a feature of a later qemu, which may open anything",
-         bent("qcow2", (0x48, be64(1 << 37))), "incompatible feature bit 37"),
+         bent("qcow2", (0x48, be64(1 << 37))), "incompatible feature bit 37); convert it"),
     Case("qcow1", "is of the old format, in which a backing file is found elsewhere", made("qcow", "1M"), "qcow (v"),
     Case("qcow2-encrypted-luks", "waits for a passphrase that nobody enters", encrypted("qcow2",
          "encrypt.format=luks,encrypt."), "is encrypted"),

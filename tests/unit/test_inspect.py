@@ -497,7 +497,7 @@ class TestNeverADisk:
         assert "type CDROM" in refusal(patched(images.iso(), (32 * 1024, b"\0BEA01\1")))
 
     def test_nothing_is_refused(self) -> None:
-        assert refusal(b"") == "disk.img is empty"
+        assert refusal(b"") == "disk.img is empty; check that it was published whole"
 
     def test_less_than_a_sector_is_refused(self) -> None:
         assert "less than one sector" in refusal(b"Not Found")

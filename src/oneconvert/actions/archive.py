@@ -14,7 +14,7 @@ from typing import Callable
 
 from oneconvert.actions.landing import Announcement, Arrival, Head, Landed, Wanted, arrived, land
 from oneconvert.actions.opening import Opened, unpacked
-from oneconvert.errors import ImageRefusedError, TransferError
+from oneconvert.errors import ImageRefusedError, NotAnImageError, TransferError
 from oneconvert.images import ovf, vmdk_set
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspect import Inspection
@@ -214,7 +214,10 @@ def _disks(contents: Contents, name: str) -> list[str]:
             found.append(matching[0])
         return list(dict.fromkeys(found))  # two disks may be of one file
     extents = {_beside(path, file) for path, each in contents.sets.items() for file in each.file_names}
-    return [path for path in (*contents.sets, *contents.kept) if path not in extents]
+    candidates = [path for path in (*contents.sets, *contents.kept) if path not in extents]
+    # A Vagrantfile, a README: no disks, but if there is nothing else, why the only one is none says more.
+    strangers = {path for path, each in contents.kept.items() if isinstance(each.landed, NotAnImageError)}
+    return candidates if len(candidates) == 1 else [path for path in candidates if path not in strangers]
 
 
 def _beside(member: str, file: str) -> str:

@@ -16,6 +16,7 @@ from oslo_utils.imageutils.format_inspector import (
     SafetyCheck,
 )
 
+from oneconvert.errors import ImageRefusedError, NotAnImageError
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspectors.base import EndCheck, Inspector, Refusal, TailRegion
 
@@ -177,9 +178,10 @@ NEVER_DISKS: tuple[NotADisk, ...] = (
     ),
     _kind(
         _BLANK + rb"<\?xml[\s?]",
-        "is an XML document, not a disk image: an error page of the server, or the description of an appliance",
+        "is an XML document, not a disk image: an error page of the server, or the description of an appliance; "
+        "look at it with 'curl'",
     ),
-    _kind(rb"%PDF-", "is a PDF document, not a disk image"),
+    _kind(rb"%PDF-", "is a PDF document, not a disk image; check the address"),
     _kind(
         rb"(?!\s*# Disk DescriptorFile)[\t\n\r\f\x20-\x7e]{%d}" % SECTOR,
         "is a text, not a disk image: perhaps an error page of the server; look at it with 'curl'",
@@ -194,7 +196,9 @@ LEGACY: tuple[NotADisk, ...] = (
         rb"#!/bin/sh\n#V2\.0 Format\nmodprobe cloop",
         "is a compressed loop image (cloop); convert it with 'qemu-img convert' before",
     ),
-    _kind(rb"encrcdsa", "is an encrypted image of macOS (DMG), which cannot be read; publish the disk as a qcow2 image"),
+    _kind(
+        rb"encrcdsa", "is an encrypted image of macOS (DMG), which cannot be read; publish the disk as a qcow2 image"
+    ),
 )
 """What qemu's probe takes for images, and nobody else does any more; and what macOS encrypted."""
 
@@ -233,6 +237,7 @@ class NeverADiskInspector(Inspector, FileInspector):
 
     NAME = "file"
     LABEL = "another kind of file"
+    ERROR: ClassVar[type[ImageRefusedError]] = NotAnImageError
     KINDS: ClassVar[tuple[NotADisk, ...]] = NEVER_DISKS
 
     def _initialize(self) -> None:
@@ -264,4 +269,5 @@ class LegacyInspector(NeverADiskInspector):
     """Formats long abandoned, which would come in as raw and be read as something else by a qemu that probes."""
 
     LABEL = "an image of an abandoned format"
+    ERROR = ImageRefusedError
     KINDS = LEGACY
