@@ -17,6 +17,7 @@ from oslo_utils.imageutils.format_inspector import (
 )
 
 from oneconvert.errors import ImageRefusedError, NotAnImageError
+from oneconvert.images import partitions
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspectors.base import EndCheck, Inspector, Refusal, TailRegion
 
@@ -102,9 +103,9 @@ class LuksInspector(Inspector, FileInspector):
 
 
 class PartitionTableInspector(Inspector, GPTInspector):
-    """A partition table, MBR or GPT: plain content, of which nothing is required.
+    """A partition table, MBR or GPT: plain content, of which nothing is required but that all of it is there.
 
-    It is looked for only because one at the start of a container would be a second disk in the same file.
+    At the start of a container it would be a second disk in the same file.
     """
 
     LABEL = "a partitioned disk"
@@ -112,7 +113,23 @@ class PartitionTableInspector(Inspector, GPTInspector):
 
     def _initialize(self) -> None:
         self.new_region("mbr", CaptureRegion(0, SECTOR))
-        self.add_safety_check(SafetyCheck.null())
+        self.new_region("tables", CaptureRegion(SECTOR, partitions.TABLES - SECTOR))
+        # Wanted for nothing but to be fed to the end, where the length is known.
+        self.new_region("end", TailRegion(1))
+        self.add_safety_check(EndCheck("length", self.check_length))
+
+    @property
+    def head_complete(self) -> bool:
+        """A disk may be smaller than the room for its table."""
+        return self.decided
+
+    def check_length(self) -> None:
+        """A raw disk has no other end than that of its partitions."""
+        end = partitions.partitions_end(self.data("mbr") + self.data("tables"))
+        if end > self.actual_size:
+            raise Refusal(f"is truncated: its partitions need {end} bytes, and {self.actual_size} are there")
+        if self.actual_size % SECTOR:
+            raise Refusal(f"is truncated: the {self.actual_size} bytes of a partitioned disk are no whole sectors")
 
 
 class QedInspector(Inspector, QEDInspector):
