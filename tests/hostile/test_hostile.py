@@ -165,6 +165,8 @@ def run(front_end: FrontEnd, canary: bytes, scene: Scene, case: Case, message: s
     else:
         assert_refused(outcome, "" if case.words == EITHER else case.words)
         assert front_end.left_in(scene.store) == []
+        if case in (*IMAGES, *ARCHIVES):
+            assert "; " in outcome.stderr or "oneconvert.conf" in outcome.stderr, "nobody says what to do"
 
 
 def surroundings(front_end: FrontEnd) -> set[Path]:

@@ -166,9 +166,13 @@ def _verify(contents: Contents, name: str) -> None:
         for file, digest in expected.items():
             actual = contents.digests.get(_beside(manifest, file))
             if actual is None:
-                raise TransferError(f"{name} is incomplete: its manifest names {file!a}, which is not in it")
+                raise TransferError(
+                    f"{name} is incomplete: its manifest names {file!a}, which is not in it; publish it whole"
+                )
             if actual[digest.algorithm] != digest.digest:
-                raise TransferError(f"{name} is damaged: {file!a} does not have the digest that its manifest says")
+                raise TransferError(
+                    f"{name} is damaged: {file!a} does not have the digest that its manifest says; export it again"
+                )
 
 
 def _choose(contents: Contents, name: str, wanted: str, directory: Path) -> Arrival:
