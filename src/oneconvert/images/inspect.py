@@ -203,7 +203,9 @@ class StreamInspector:
                     notes=inspector.notes,
                 )
         if length < SECTOR:
-            raise NotAnImageError(f"{self._name} is not a disk image: its {length} bytes are less than one sector")
+            raise NotAnImageError(
+                f"{self._name} is not a disk image: its {length} bytes are less than one sector; {WHOLE}"
+            )
         size = -(-length // SECTOR) * SECTOR
         notes = () if size == length else (f"its length, {length} bytes, is not in whole sectors",)
         return Inspection(ImageFormat.RAW, size, ImageFormat.RAW, notes=notes)
