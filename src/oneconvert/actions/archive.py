@@ -82,11 +82,11 @@ def _read_archive(
         described = f"{member.path} in {name}"
         if suffix == ".ovf":
             if contents.descriptor:
-                raise ImageRefusedError(f"{name} holds more than one .ovf file, so it is not one appliance")
+                raise ImageRefusedError(f"{name} holds more than one .ovf file; publish each appliance by itself")
             contents.descriptor = member.path, ovf.read_descriptor(_text(stream, described), described)
         elif suffix == ".mf":
             if contents.manifest:
-                raise ImageRefusedError(f"{name} holds more than one manifest, so it is not one appliance")
+                raise ImageRefusedError(f"{name} holds more than one manifest; publish each appliance by itself")
             contents.manifest = member.path, ovf.read_manifest(_text(stream, described), described)
         elif not _never_a_disk(member.path, suffix):
             position = None if None in (opened.position, member.offset) else member.offset
@@ -155,7 +155,9 @@ def _text(chunks: Iterable[bytes], described: str) -> bytes:
     for chunk in chunks:
         text += chunk
         if len(text) > LARGEST_TEXT:
-            raise ImageRefusedError(f"{described} is larger than {LARGEST_TEXT} bytes, which no description is")
+            raise ImageRefusedError(
+                f"{described} has more than {LARGEST_TEXT} bytes, too many for a text; export it again"
+            )
     return text
 
 
@@ -179,7 +181,7 @@ def _choose(contents: Contents, name: str, wanted: str, directory: Path) -> Arri
     """The disk that is wanted, or the only one."""
     disks = _disks(contents, name)
     if not disks:
-        raise ImageRefusedError(f"{name} is an archive without a disk image in it")
+        raise ImageRefusedError(f"{name} is an archive without a disk image in it; publish the image itself")
     if wanted.isdecimal() and 1 <= int(wanted) <= len(disks):
         chosen = disks[int(wanted) - 1]
     elif wanted:
