@@ -52,6 +52,10 @@ class ImageRefusedError(OneconvertError):
     """The image is damaged, hostile or of a kind that cannot be imported."""
 
 
+class NotAnImageError(ImageRefusedError):
+    """The file is certainly none of a disk: a text, a page, an archive, next to nothing."""
+
+
 class CommandError(OneconvertError):
     """A program that does part of the work failed."""
 

@@ -176,6 +176,23 @@ def test_an_appliance_with_all_that_products_add(download, images: Images, vmdk:
     assert_disk(download(tar({**members, "box.mf": lines, "box.cert": b"SHA512(box.mf)= 00"})), images)
 
 
+def test_a_box_of_vagrant(download, images: Images) -> None:  # type: ignore[no-untyped-def]
+    """What is certainly no disk beside one needs no choice."""
+    vagrantfile = b'Vagrant.configure("2") do |config|\nend\n'
+    box = {
+        "metadata.json": b'{"provider": "libvirt", "format": "qcow2", "virtual_size": 1}',
+        "Vagrantfile": vagrantfile,
+        "LICENSE": b"Permission is hereby granted\n" * 40,
+        "empty": b"",
+        "box.img": images.file("qcow2").read_bytes(),
+    }
+    assert_disk(download(gzip.compress(tar(box), 1), "raw"), images)
+    assert_disk(download(gzip.compress(tar(dict(reversed(box.items()))), 1), "raw", ONECONVERT_DISK="1"), images)
+    assert "no disk 'Vagrantfile'" in download(tar(box), ONECONVERT_DISK="Vagrantfile").stderr
+    assert "is a text" in download(tar({"LICENSE": box["LICENSE"]})).stderr
+    assert "without a disk image" in download(tar({"LICENSE": box["LICENSE"], "empty": b""})).stderr
+
+
 @pytest.mark.parametrize("wanted", ["2", "second.vmdk"])
 def test_one_of_several_disks_is_chosen_by_number_or_name(download, images: Images, vmdk: bytes, wanted: str) -> None:  # type: ignore[no-untyped-def]
     first = images.file("qcow2").read_bytes()

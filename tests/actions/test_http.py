@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote
 
 import pytest
@@ -136,6 +137,23 @@ def test_a_forbidden_server_is_not_even_contacted(other: Web, writing: str) -> N
         with pytest.raises(BlockingIOError):
             forbidden.accept()
     assert fetch(other.url("small"), options) == CONTENT
+
+
+def test_a_name_that_means_another_host_at_the_next_question(
+    monkeypatch: pytest.MonkeyPatch, other: Web, disk: Path
+) -> None:
+    """DNS rebinding: the address that was judged is the one that is contacted."""
+    real, answers = socket.getaddrinfo, iter(["127.0.0.2"])
+
+    def look_up(host: str, *arguments: Any, **options: Any) -> Any:
+        return real(next(answers, "127.0.0.1") if host == "rebinds.example" else host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    options = replace(OPTIONS, rules=AddressRules.of("refuse", ["127.0.0.2/32"]))
+    url = f"http://rebinds.example:{other.port}/small"
+    assert fetch(url, options) == CONTENT
+    with pytest.raises(NotAllowedError, match="private address"):
+        fetch(url, options)
 
 
 @pytest.mark.parametrize("scheme", ["ssh", "s3"])
@@ -282,6 +300,19 @@ def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch, web: Web) ->
 
 
 # Encodings
+
+
+@pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/x-gzip", "nonsense"])
+def test_what_the_server_calls_it_does_not_matter(web: Web, kind: str) -> None:
+    def send(request: Handler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Type", kind)
+        request.send_header("Content-Length", str(len(CONTENT)))
+        request.end_headers()
+        request.wfile.write(CONTENT)
+
+    web.pages["called"] = send
+    assert fetch(web.url("called")) == CONTENT
 
 
 def test_a_checksum_is_that_of_the_bytes_that_were_sent(front_end: FrontEnd, web: Web) -> None:

@@ -264,11 +264,14 @@ def test_a_stream_whose_tables_lead_elsewhere_is_read_by_them(
     assert "fetched again" in front_end.log.read_text()
 
 
-def partitioned(path: Path, size: int, content: bytes) -> None:
-    """A disk of ``size`` bytes with a GUID partition table, and ``content`` in its partition."""
+def partitioned(path: Path, size: int, content: bytes, unused: int = 0) -> None:
+    """A disk of ``size`` bytes with a GUID partition table, and ``content`` in its partition; ``unused`` are bytes at
+    its end that are in none.
+    """
     with path.open("wb") as disk:
         disk.truncate(size)
-    subprocess.run(["sfdisk", "-q", path], input=b"label: gpt\nstart=2048\n", check=True)
+    script = f"label: gpt\nstart=2048, size={(size - unused) // 512 - 4096}\n"
+    subprocess.run(["sfdisk", "-q", path], input=script.encode(), check=True)
     with path.open("rb+") as disk:
         disk.seek(MIB)
         disk.write(content)
@@ -297,9 +300,9 @@ def test_a_compressed_disk_says_by_its_partition_table_how_long_it_is(
 def test_a_partition_table_that_is_wrong_about_the_length_costs_time_only(
     front_end: FrontEnd, images: Images, web: Web, length: int, target: str
 ) -> None:
-    """Of a disk that was cut, or made larger without moving the copy of its table to the end."""
+    """Of a disk that was cut behind its partition, or made larger without moving the copy of its table to the end."""
     disk = images.file("gpt")
-    partitioned(disk, SIZE_MB * MIB, full(images, "raw").read_bytes()[: -2 * MIB])
+    partitioned(disk, SIZE_MB * MIB, full(images, "raw").read_bytes()[: -2 * MIB], unused=4 * MIB)
     with disk.open("rb+") as file:
         file.truncate(length)
     packed = images.file("gpt", "gz")
@@ -308,6 +311,23 @@ def test_a_partition_table_that_is_wrong_about_the_length_costs_time_only(
         answer = front_end.call("cp", messages().cp(42, web.url(packed.name), SIZE_MB, front_end.datastore(target)))
     assert answer.status == 0, answer.stderr
     assert same_disk(disk, "raw", answer.source, target)
+
+
+@pytest.mark.parametrize("compression", ["plain", "gz"])
+@pytest.mark.parametrize("target", ["qcow2", "raw"])
+def test_a_partitioned_disk_that_is_cut_is_no_image(
+    front_end: FrontEnd, images: Images, web: Web, compression: str, target: str
+) -> None:
+    """Though a raw disk has no end of its own, and the server sends all that it has."""
+    disk = images.file("gpt")
+    partitioned(disk, SIZE_MB * MIB, full(images, "raw").read_bytes()[: -2 * MIB])
+    packed = images.file("gpt-cut", compression)
+    packed.write_bytes(COMPRESSIONS[compression](disk.read_bytes()[: -4 * MIB]))
+    store = front_end.datastore(target)
+    answer = front_end.call("cp", messages().cp(42, web.url(packed.name), SIZE_MB, store))
+    assert answer.status == 1
+    assert "is truncated: its partitions need" in answer.stderr
+    assert front_end.left_in(store) == []
 
 
 def test_a_disk_that_is_there_gives_its_space_back_while_it_is_converted(tmp_path: Path) -> None:

@@ -382,7 +382,7 @@ APPLIANCES = (
          ova(more='><xi:include xmlns:xi="http://www.w3.org/2001/'
          'XInclude" href="file://{canary}" parse="text"/></Disk><Disk ovf:diskId="e"'), HARMLESS),
     Case("ova-large-description", "has a description of 16 MiB", lambda scene: tar(
-        ("box.ovf", b" " * 16 * MIB), ("disk.raw", disk())), "larger than"),
+        ("box.ovf", b" " * 16 * MIB), ("disk.raw", disk())), "too many for a text"),
     Case("ova-parent", "has a disk on top of another one", ova(more=' ovf:parentRef="e"'),
          "only the changes to another disk"),
     Case("ova-capacity", "claims a capacity beyond all numbers", ova(capacity="9" * 18, more=" ovf:capacityAllocation"
@@ -404,7 +404,7 @@ APPLIANCES = (
     Case("ova-manifest-twice", "has two manifests, one for each reader", lambda scene: tar(
         ("a.mf", b""), ("b.mf", b""), ("disk.raw", disk())), "more than one manifest"),
     Case("ova-manifest-large", "has a manifest of 16 MiB", lambda scene: tar(
-        ("box.mf", b"\n" * 16 * MIB), ("disk.raw", disk())), "larger than"),
+        ("box.mf", b"\n" * 16 * MIB), ("disk.raw", disk())), "too many for a text"),
     Case("ova-manifest-garbage", "has a manifest that is no text", manifest("\0\x7f=\n" * 100),
          "line 1 of the manifest"),
     Case("ova-manifest-wrong", "was changed after its manifest was written",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +19,8 @@ from rig.images import MIB, Images
 from rig.messages import Datastore
 from rig.web import Behaviour, Handler, Web
 
+GIB = 1024 * MIB
+
 HARMLESS = "harmless"
 """Instead of the words of a refusal: the image is stored, and that hurts nobody."""
 EITHER = "either"
@@ -26,14 +30,24 @@ EITHER = "either"
 @dataclass(frozen=True)
 class Scene:
     """Where a case plays. ``canary`` is a file of the front-end that no image may read; ``spoils`` is a file that is
-    made when a shell or qemu-img is talked into it; ``directory`` is the builder's own."""
+    made when a shell or qemu-img is talked into it; ``bait`` is a server that nobody may connect to; ``directory`` is
+    the builder's own."""
 
     directory: Path
     canary: Path
     spoils: Path
+    bait: socket.socket
     store: Datastore
     images: Images
     web: Web
+
+    def filled(self, text: str) -> str:
+        """A text with the names of these in place of {canary}, {spoils}, {bait} and its {port}, and {directory}."""
+        host, port = self.bait.getsockname()
+        values = {"canary": self.canary, "spoils": self.spoils, "bait": f"{host}:{port}", "directory": self.directory}
+        for name, value in {**values, "port": port}.items():
+            text = text.replace("{" + name + "}", str(value))
+        return text
 
 
 @dataclass(frozen=True)
@@ -42,9 +56,9 @@ class Case:
 
     ``build`` makes what the class of the case is about: the bytes of an image or an archive, a document, the behaviour
     of a server. ``words`` are in the refusal, or it is HARMLESS, or EITHER, and then ``differs`` says between what.
-    ``driver`` is the DRIVER of the datastore: raw has everything converted but raw. ``seconds`` and the sizes in bytes
-    are what it may use; a refusal takes 55 MiB of memory, 100 where the document is large. ``bug`` says what the
-    product does instead.
+    ``driver`` is the DRIVER of the datastore: raw has everything converted but raw. The seconds, of the clock and of
+    all processors, and the sizes in bytes are what it may use; a refusal takes 55 MiB of memory, 100 where the document
+    is large. ``bug`` says what the product does instead.
     """
 
     id: str
@@ -57,20 +71,25 @@ class Case:
     attributes: Mapping[str, object] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
     seconds: float = 20.0
+    cpu_seconds: float = 10.0
     memory: int = 160 * MIB
+    address_space: int = GIB
     scratch: int = 16 * MIB
     bug: str = ""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an action did and used; ``memory`` and ``scratch`` are peaks in bytes, as far as samples show."""
+    """What an action did and used. ``cpu_seconds`` are those of all its processes. The others are peaks in bytes, as
+    far as samples show: ``memory`` of all processes, ``address_space`` of the one that has most."""
 
     status: int
     stdout: str
     stderr: str
     seconds: float
+    cpu_seconds: float
     memory: int
+    address_space: int
     scratch: int
 
 
@@ -89,7 +108,7 @@ def send(data: bytes, **headers: str) -> Behaviour:
 
 def observe(front_end: FrontEnd, document: str | bytes, store: Datastore, most_seconds: float) -> Outcome:
     """Run ``cp`` and look at what it uses; end it after ``most_seconds``, with status -9."""
-    started = time.monotonic()
+    started, before = time.monotonic(), _cpu_seconds()
     process, stdin = front_end.start("cp", document)
     with _watch(process.pid, Path(store.base_path)) as peaks:
         killer = threading.Timer(most_seconds, _end, [process.pid])
@@ -99,8 +118,14 @@ def observe(front_end: FrontEnd, document: str | bytes, store: Datastore, most_s
         finally:
             killer.cancel()
             killer.join()
-    seconds = time.monotonic() - started
-    return Outcome(process.returncode, stdout.decode(), stderr.decode(), seconds, peaks["memory"], peaks["scratch"])
+    seconds, cpu_seconds = time.monotonic() - started, _cpu_seconds() - before
+    return Outcome(process.returncode, stdout.decode(), stderr.decode(), seconds, cpu_seconds, **peaks)
+
+
+def _cpu_seconds() -> float:
+    """Of all children that have ended, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _end(session: int) -> None:
@@ -111,14 +136,18 @@ def _end(session: int) -> None:
 
 @contextmanager
 def _watch(session: int, directory: Path) -> Iterator[dict[str, int]]:
-    peaks = {"memory": 0, "scratch": 0}
+    peaks = {"memory": 0, "address_space": 0, "scratch": 0}
     ended = threading.Event()
 
     def look() -> None:
         while not ended.wait(0.03):
-            memory = sum(map(_peak_memory, processes_of(session)))
-            peaks["memory"] = max(peaks["memory"], memory)
-            peaks["scratch"] = max(peaks["scratch"], _allocated(directory))
+            processes = [_peaks_of(pid) for pid in processes_of(session)]
+            seen = {
+                "memory": sum(resident for resident, _ in processes),
+                "address_space": max((mapped for _, mapped in processes), default=0),
+                "scratch": _allocated(directory),
+            }
+            peaks.update({name: max(peaks[name], value) for name, value in seen.items()})
 
     watcher = threading.Thread(target=look)
     watcher.start()
@@ -129,12 +158,14 @@ def _watch(session: int, directory: Path) -> Iterator[dict[str, int]]:
         watcher.join()
 
 
-def _peak_memory(pid: int) -> int:
+def _peaks_of(pid: int) -> tuple[int, int]:
+    """Bytes that a process had in memory at most, and bytes that it had mapped."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     except OSError:
-        return 0
-    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+        return 0, 0
+    values = {words[0]: 1024 * int(words[1]) for words in lines if words[0] in ("VmHWM:", "VmPeak:")}
+    return values.get("VmHWM:", 0), values.get("VmPeak:", 0)
 
 
 def _allocated(directory: Path) -> int:

@@ -52,11 +52,11 @@ def cut(kind: str, part: float) -> Callable[[Scene], bytes]:
 
 
 def backed(name: str, backing_format: str = "raw") -> Callable[[Scene], bytes]:
-    """A qcow2 over the backing file ``name``; {canary} stands for the path of the canary."""
+    """A qcow2 over the backing file ``name``, filled in as by Scene.filled()."""
 
     def build(scene: Scene) -> bytes:
         path = scene.directory / "backed"
-        backing = name.replace("{canary}", str(scene.canary))
+        backing = scene.filled(name)
         qemu_img("create", "-q", "-f", "qcow2", "-u", "-b", backing, "-F", backing_format, path, "1M")
         return path.read_bytes()
 
@@ -65,7 +65,7 @@ def backed(name: str, backing_format: str = "raw") -> Callable[[Scene], bytes]:
 
 def data_file(name: str, features: int = 4) -> Callable[[Scene], bytes]:
     def build(scene: Scene) -> bytes:
-        named = name.replace("{canary}", str(scene.canary)).encode()
+        named = scene.filled(name).encode()
         extended = crafted.qcow2_with_extension(image("qcow2"), DATA_FILE_EXTENSION, named)
         return patched(extended, (0x48, be64(features)), (0x58, be64(2)))
 
@@ -180,16 +180,17 @@ def descriptor(
     more: str = "",
     change: Callable[[bytes], bytes] = bytes,
 ) -> Callable[[Scene], bytes]:
-    """A text descriptor alone; {canary} is the canary, {link} a link to it, {relative} its path from the datastore."""
+    """A text descriptor alone, filled in as by Scene.filled(); {link} is a link to the canary, {relative} its path from
+    the datastore."""
 
     def build(scene: Scene) -> bytes:
         link = scene.directory / "link"
         link.symlink_to(scene.canary)
         up = "../" * len(Path(scene.store.base_path).parts)
         text = vmdk_descriptor(kind, extent, more).decode()
-        for name, path in (("canary", scene.canary), ("link", link), ("relative", f"{up}{scene.canary}")):
+        for name, path in (("link", link), ("relative", f"{up}{scene.canary}")):
             text = text.replace("{" + name + "}", str(path))
-        return change(text.encode())
+        return change(scene.filled(text).encode())
 
     return build
 
@@ -301,7 +302,7 @@ QCOW2 = (
     Case("qcow2-backing-json", "hides the file in a json: protocol name, which checks for a slash in front miss",
          backed('json:{"driver":"raw","file.filename":"{canary}"}'), BACKING, "CVE-2024-4467"),
     Case("qcow2-backing-nbd", "connects to a server of the attacker's choice, inside of the network",
-         backed("nbd://127.0.0.1:10809/disk"), BACKING, OSSA_QCOW2),
+         backed("nbd://{bait}/disk"), BACKING, OSSA_QCOW2),
     Case("qcow2-backing-http-metadata", "fetches the credentials of a cloud from its metadata address",
          backed("http://169.254.169.254/latest/meta-data/"), BACKING, OSSA_QCOW2),
     Case("qcow2-backing-fd", "reads a descriptor that the process happens to hold", backed("fd:0"), BACKING,
@@ -315,8 +316,10 @@ QCOW2 = (
     Case("qcow2-backing-ssh", "logs in to another host with the key of oneadmin", backed("ssh://root@127.0.0.1/disk"),
          BACKING, OSSA_QCOW2),
     Case("qcow2-backing-json-nbd", "connects to a server by a json: name",
-         backed('json:{"driver":"nbd","server":{"type":"inet","host":"127.0.0.1","port":"10809"}}'), BACKING,
-         "CVE-2024-4467"),
+         backed('json:{"driver":"nbd","export":"","server":{"type":"inet","host":"127.0.0.1","port":"{port}"}}'),
+         BACKING, "CVE-2024-4467"),
+    Case("qcow2-backing-http", "fetches from a server inside of the network", backed("http://{bait}/disk"), BACKING,
+         OSSA_QCOW2),
     Case("qcow2-backing-line-break", "has a line break and more in the name of its backing file",
          backed("a\nb'; $(touch {canary})"), BACKING),
     Case("qcow2-backing-itself", "is backed by its own copy in the scratch space, an endless chain",
@@ -338,10 +341,10 @@ QCOW2 = (
          data_file('json:{"driver":"file","filename":"{canary}"}'), DATA_FILE, "CVE-2024-4467"),
     Case("qcow2-data-file-relative", "keeps its data in a file beside it, of another import",
          data_file("../../42.other/source"), DATA_FILE, OSSA_DATA),
-    Case("qcow2-data-file-nbd", "keeps its data on a server", data_file("nbd://127.0.0.1:10809/x"), DATA_FILE,
+    Case("qcow2-data-file-nbd", "keeps its data on a server", data_file("nbd://{bait}/x"), DATA_FILE,
          OSSA_DATA),
     Case("qcow2-feature-unknown", "needs a feature of a later qemu, which may open anything",
-         bent("qcow2", (0x48, be64(1 << 37))), "incompatible feature bit 37"),
+         bent("qcow2", (0x48, be64(1 << 37))), "incompatible feature bit 37); convert it"),
     Case("qcow1", "is of the old format, in which a backing file is found elsewhere", made("qcow", "1M"), "qcow (v"),
     Case("qcow2-encrypted-luks", "waits for a passphrase that nobody enters", encrypted("qcow2",
          "encrypt.format=luks,encrypt."), "is encrypted"),
@@ -463,7 +466,7 @@ VMDK = (
          embedded('RW 2048 SPARSE "../../source"'), "elsewhere", OSSA_VMDK),
     Case("vmdk-sparse-backslash", "names itself by a path with backslashes",
          embedded('RW 2048 SPARSE "..\\\\source"'), "elsewhere", OSSA_VMDK),
-    Case("vmdk-sparse-protocol", "names itself by a protocol", embedded('RW 2048 SPARSE "nbd:127.0.0.1:10809"'),
+    Case("vmdk-sparse-protocol", "names itself by a protocol", embedded('RW 2048 SPARSE "nbd:{bait}"'),
          "elsewhere", OSSA_VMDK),
     Case("vmdk-sparse-types", "is of two kinds in one descriptor",
          embedded('RW 2048 SPARSE "disk.vmdk"', more='createType="monolithicFlat"'), "of a kind that is not",
@@ -617,6 +620,14 @@ CONFUSION = (
          raw_with(b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n"), "cloop"),
     Case("raw-begins-as-qed", "is of a format that was given up, with a backing file", raw_with(b"QED\0" + le32(65536)),
          "QED image"),
+    Case("raw-ends-as-dmg", "is a disk image of macOS, whose tables at its end say which blocks are where",
+         lambda scene: disk() + crafted.dmg_trailer(), "a disk image of macOS (DMG)"),
+    Case("raw-begins-as-encrypted-dmg", "is an encrypted disk image of macOS", raw_with(b"encrcdsa" + be32(2)),
+         "an encrypted image of macOS"),
+    Case("raw-claimed", "has an owner who says that its qcow2 with a backing file is raw", backed("{canary}"), BACKING,
+         OSSA_RAW, attributes={"FORMAT": "raw", "DRIVER": "raw"}, driver=None),
+    Case("raw-claimed-qcow2", "has an owner who says raw of a qcow2, so that the next reader probes",
+         lambda scene: image("qcow2"), HARMLESS, OSSA_RAW, attributes={"FORMAT": "raw", "DRIVER": "raw"}, driver=None),
     Case("raw-ends-as-vhd", "is a raw disk to most readers, with a footer that cannot be believed",
          lambda scene: disk() + patched(crafted.vhd_footer(), (0x40, b"\0\0\0\0")), "checksum"),
     Case("nested-vdi", "is a VDI once it is converted", nested(lambda scene: image("vdi")), "itself a VDI image",

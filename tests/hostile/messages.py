@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
+from lxml import etree
+
 from hostile.case import EITHER, HARMLESS, Case, Scene
 from rig.front_end import messages
 from rig.images import SIZE_MB
@@ -31,9 +33,7 @@ def plain(scene: Scene, path: str = "", store: Datastore | None = None, **attrib
 
 
 def filled(text: str, scene: Scene) -> str:
-    for name, value in (("canary", scene.canary), ("spoils", scene.spoils), ("directory", scene.directory)):
-        text = text.replace("{" + name + "}", str(value))
-    return text
+    return scene.filled(text)
 
 
 def path(text: str) -> Callable[[Scene], str]:
@@ -107,6 +107,73 @@ def of_app(**fields: str) -> Callable[[Scene], str]:
 
     return build
 
+
+POISON = "-oProxyCommand=touch {spoils}\n'\"`touch {spoils}`$(touch {spoils});touch {spoils}|touch {spoils}&%s{"
+# What oneconvert reads of a document, each alone, and how it is refused. All else that oned sends is in one case.
+READ = {
+    "IMAGE/ID": "not a number",
+    "IMAGE/TYPE": "not a number",
+    "IMAGE/PATH": "neither a URL nor an absolute path",
+    "IMAGE/SIZE": "not a number",
+    "IMAGE/TEMPLATE/URL_ARGS": EITHER,
+    "IMAGE/TEMPLATE/ONECONVERT_DISK": HARMLESS,
+    "IMAGE/TEMPLATE/SHA512": NO_CHECKSUM,
+    "DATASTORE/ID": "not a number",
+    "DATASTORE/TYPE": "not a number",
+    "DATASTORE/BASE_PATH": EITHER,
+    "DATASTORE/TEMPLATE/DRIVER": "cannot be written",
+    "DATASTORE/TEMPLATE/NFS_AUTO_ENABLE": HARMLESS,
+    "DATASTORE/TEMPLATE/LIMIT_TRANSFER_BW": "not a rate",
+    "MARKETPLACE/MARKET_MAD": EITHER,
+    **{f"MARKETPLACE/TEMPLATE/{key}": EITHER for key in (
+        "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "REGION", "ENDPOINT", "FORCE_PATH_STYLE", "SIGNATURE_VERSION")},
+}  # fmt: skip
+
+
+def poisoned(field: str = "") -> Callable[[Scene], str]:
+    """A document with a text in ``field`` that no shell, no program and no parser of options may see; without one, in
+    all that oneconvert does not read."""
+
+    def build(scene: Scene) -> str:
+        keys = {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "REGION": "there", "AWS": "no"}
+        keys |= {"ENDPOINT": scene.web.url(""), "FORCE_PATH_STYLE": "yes", "SIGNATURE_VERSION": "v4"}
+        app = App(7, "app", "", scene.web.url(""), "s3", keys)
+        path = "s3://bucket/key" if field.startswith("MARKETPLACE") else scene.web.url("qcow2")
+        document = etree.fromstring(messages().cp(42, path, SIZE_MB, scene.store, app))
+        paths = [field] if field else [each for each in leaves(document) if each not in (*READ, *PASSED_ON)]
+        for each in paths:
+            parent, _, name = each.rpartition("/")
+            element = document.find(each)
+            if element is None:
+                element = etree.SubElement(document.find(parent), name)
+            element.text = scene.filled(POISON)
+        return etree.tostring(document).decode()
+
+    return build
+
+
+# Who may read what, which other cases have; and with AWS anything but "no", Amazon is asked, which no test does.
+PASSED_ON = (
+    "MARKETPLACE/TEMPLATE/AWS",
+    "DATASTORE/TEMPLATE/SAFE_DIRS",
+    "DATASTORE/TEMPLATE/RESTRICTED_DIRS",
+    "IMAGE/TEMPLATE/FROM_APP_MD5",
+)
+
+
+def leaves(document: etree._Element) -> list[str]:
+    tree = etree.ElementTree(document)
+    return [tree.getelementpath(each) for each in document.iter() if not len(each)]
+
+
+POISONED = (
+    *(Case(f"field-{field.lower().replace('/', '-').replace('_', '-')}", f"has options, quotes and commands in {field}",
+           poisoned(field), words, "CWE-78, CWE-88",
+           differs="where it is used, and where it is not" if words == EITHER else "")
+      for field, words in READ.items()),
+    Case("fields-that-nobody-reads", "has options, quotes and commands in all other fields", poisoned(), HARMLESS,
+         "CWE-78, CWE-88"),
+)  # fmt: skip
 
 INJECTION = (
     *(Case(f"path-shell-{number}", f"has odd characters in PATH, in the way number {number}",
@@ -245,4 +312,4 @@ DOCUMENTS = (
         scene, "", replace(scene.store, images=tuple(range(100_000)))), HARMLESS),
 )  # fmt: skip
 
-MESSAGES = (*INJECTION, *PLACES, *DOCUMENTS)
+MESSAGES = (*POISONED, *INJECTION, *PLACES, *DOCUMENTS)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
+import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -49,9 +50,11 @@ def canary(front_end: FrontEnd) -> bytes:
 
 
 @pytest.fixture
-def scene(front_end: FrontEnd, canary: bytes, images: Images, web: Web, tmp_path: Path, case: Case) -> Scene:
+def scene(front_end: FrontEnd, canary: bytes, images: Images, web: Web, tmp_path: Path, case: Case) -> Iterator[Scene]:
     store = front_end.datastore(case.driver)
-    return Scene(tmp_path, _canary_file(front_end), tmp_path / "spoils", store, images, web)
+    with socket.create_server(("127.0.0.1", 0)) as bait:
+        bait.setblocking(False)
+        yield Scene(tmp_path, _canary_file(front_end), tmp_path / "spoils", bait, store, images, web)
 
 
 def _canary_file(front_end: FrontEnd) -> Path:
@@ -139,23 +142,31 @@ def document(case: Case, scene: Scene) -> str:
 
 def run(front_end: FrontEnd, canary: bytes, scene: Scene, case: Case, message: str | bytes) -> None:
     told = front_end.log.stat().st_size if front_end.log.exists() else 0
+    asked = len(scene.web.requests)
     around = surroundings(front_end)
     with front_end.settings(**case.settings):
         outcome = observe(front_end, message, scene.store, case.seconds)
     assert outcome.seconds < case.seconds, "it takes too long"
-    assert outcome.memory < case.memory
+    assert 0 < outcome.cpu_seconds < case.cpu_seconds
+    assert 0 < outcome.memory < case.memory
+    assert 0 < outcome.address_space < case.address_space
     assert outcome.scratch < case.scratch
     with front_end.log.open("rb") as log:
         log.seek(told)
         said = log.read() + outcome.stdout.encode() + outcome.stderr.encode()
     assert canary not in said
+    assert canary.decode() not in repr(scene.web.requests[asked:])
     assert not scene.spoils.exists()
+    with pytest.raises(BlockingIOError):
+        scene.bait.accept()
     assert surroundings(front_end) == around
     if outcome.status == 0 and case.words in (HARMLESS, EITHER):
         assert_harmless(outcome, front_end, scene.store, canary, scene.directory)
     else:
         assert_refused(outcome, "" if case.words == EITHER else case.words)
         assert front_end.left_in(scene.store) == []
+        if case in (*IMAGES, *ARCHIVES):
+            assert "; " in outcome.stderr or "oneconvert.conf" in outcome.stderr, "nobody says what to do"
 
 
 def surroundings(front_end: FrontEnd) -> set[Path]:

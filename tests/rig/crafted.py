@@ -224,6 +224,11 @@ def iso() -> bytes:
     return bytes(32 * 1024) + (b"\x01CD001\x01".ljust(2048, b"\0")) + bytes(64 * 1024)
 
 
+def dmg_trailer() -> bytes:
+    """The end of a disk image of macOS."""
+    return struct.pack(">4sIII", b"koly", 4, 512, 1).ljust(512, b"\0")
+
+
 def run_python(program: str) -> subprocess.CompletedProcess[bytes]:
     """Run ``program`` in a Python of its own, where nobody has configured logging."""
     return subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)

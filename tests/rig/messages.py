@@ -98,6 +98,7 @@ class App:
     md5: str
     market_url: str
     market_mad: str = "http"
+    market: dict[str, str] = field(default_factory=dict)
 
     def attributes(self) -> dict[str, object]:
         return {"FROM_APP": self.ident, "FROM_APP_MD5": self.md5, "FROM_APP_NAME": self.name}
@@ -119,6 +120,7 @@ class App:
                 _text("BASE_URL", self.market_url),
                 _text("MARKET_MAD", self.market_mad),
                 _text("PUBLIC_DIR", "/srv/market"),
+                *(_text(*pair) for pair in self.market.items()),
             ),
         )
 

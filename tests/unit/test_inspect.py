@@ -10,6 +10,7 @@ import lzma
 import os
 import random
 import struct
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -63,6 +64,16 @@ def refusal(image: bytes, step: int = MIB) -> str:
     return sentence
 
 
+def partitioned(directory: Path, label: str, *partitions: str) -> bytes:
+    """A disk of 64 MiB with a partition table of sfdisk's."""
+    path = directory / "partitioned"
+    with path.open("wb") as file:
+        file.truncate(64 * MIB)
+    script = "\n".join((f"label: {label}", *partitions))
+    subprocess.run(["sfdisk", "-q", path], input=script.encode(), check=True)
+    return path.read_bytes()
+
+
 class TestAccepted:
     @pytest.mark.parametrize("kind", images.KINDS)
     def test_every_kind_is_found_with_the_size_that_qemu_reports(
@@ -98,6 +109,30 @@ class TestAccepted:
 
     def test_a_partition_table_that_makes_no_sense_is_still_raw(self) -> None:
         assert inspect(bytes(446) + b"\x07" * 64 + b"\x55\xaa" + bytes(MIB)).format is ImageFormat.RAW
+
+    @pytest.mark.parametrize("label", ["dos", "gpt"])
+    def test_a_partitioned_disk_that_is_cut_is_truncated(self, label: str, tmp_path: Path) -> None:
+        disk = partitioned(tmp_path, label, f"size={40 * MIB // 512}", "size=+")
+        assert inspect(disk).format is ImageFormat.RAW
+        assert inspect(disk + bytes(MIB)).format is ImageFormat.RAW, "a disk that was made larger"
+        for length in (len(disk) - 20 * MIB, len(disk) - 12 * MIB, 2 * MIB, 4096):
+            assert "is truncated: its partitions need" in refusal(disk[:length])
+        for length in (len(disk) - 1, len(disk) - 700, len(disk) - 21 * MIB - 100, 600):
+            assert "is truncated" in refusal(disk[:length])
+
+    @pytest.mark.parametrize("label", ["dos", "gpt"])
+    def test_what_is_cut_behind_the_last_partition_is_not_missed(self, label: str, tmp_path: Path) -> None:
+        disk = partitioned(tmp_path, label, f"size={40 * MIB // 512}")
+        assert inspect(disk[: 42 * MIB]).virtual_size == 42 * MIB
+
+    def test_geometry_may_round_up_a_partition(self, tmp_path: Path) -> None:
+        """Old programs had partitions end with a cylinder, of up to 255 heads and 63 sectors."""
+        disk = partitioned(tmp_path, "dos", "size=+")
+        assert inspect(disk[: -255 * 63 * 512]).format is ImageFormat.RAW
+
+    def test_the_boot_sector_of_a_file_system_is_no_partition_table(self) -> None:
+        sector = (b"\xeb\x3c\x90MSDOS5.0".ljust(446) + b"disk error, press any key".ljust(64) + b"\x55\xaa")[:512]
+        assert inspect(sector + bytes(MIB)).format is ImageFormat.RAW
 
     def test_an_odd_length_is_rounded_up_as_qemu_does(self) -> None:
         inspection = inspect(bytes(1000))
@@ -471,11 +506,17 @@ class TestNeverADisk:
             (b"<!-- generated -->\n<!doctype html>" + bytes(5000), "a web page"),
             (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "an XML document"),
             (b"QED\0" + bytes(65536), "a QED image"),
+            (b"encrcdsa" + bytes(600), "an encrypted image of macOS"),
         ],
     )
     def test_other_files_are_refused_by_their_name(self, file: bytes, words: str) -> None:
         assert words in refusal(file)
         assert words in refusal(file + bytes(2 * MIB))
+
+    @pytest.mark.parametrize("content", [bytes(MIB), images.disk(), b"\x78\xda" + bytes(700)])
+    def test_a_disk_image_of_macos_is_found_by_its_end(self, content: bytes) -> None:
+        assert "a disk image of macOS (DMG)" in refusal(content + images.dmg_trailer())
+        assert inspect(content + images.dmg_trailer()[4:].ljust(512)).format is ImageFormat.RAW
 
     def test_compressed_data_is_refused_in_the_first_chunk(self) -> None:
         with pytest.raises(ImageRefusedError, match="gzip"):
@@ -491,7 +532,7 @@ class TestNeverADisk:
         assert "type CDROM" in refusal(patched(images.iso(), (32 * 1024, b"\0BEA01\1")))
 
     def test_nothing_is_refused(self) -> None:
-        assert refusal(b"") == "disk.img is empty"
+        assert refusal(b"") == "disk.img is empty; check that it was published whole"
 
     def test_less_than_a_sector_is_refused(self) -> None:
         assert "less than one sector" in refusal(b"Not Found")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 
 import pytest
 
@@ -23,6 +24,18 @@ def request(path: str = URL, driver: str | None = "qcow2", release: str = "7.4",
     store = Datastore(1, "/ds/1", "oneconvert_fs", driver, attributes=other.pop("datastore", {}))  # type: ignore[arg-type]
     text = messages(release).cp(42, path, 10, store, attributes=attributes, **other)  # type: ignore[arg-type]
     return read_request(Document.decode(base64.b64encode(text.encode())))
+
+
+def test_a_nul_in_whatever_field_is_no_xml() -> None:
+    """A reader that ends there would take the rest for nothing."""
+    text = messages().cp(42, URL, 10, Datastore(1, "/ds/1", "oneconvert_fs", "raw"), attributes={"MD5": "0" * 32})
+    places = [found.start() for found in re.finditer(r"</", text)]
+    assert len(places) > 80
+    for place in places:
+        for nul in ("\0", "&#0;"):
+            payload = base64.b64encode((text[:place] + nul + text[place:]).encode())
+            with pytest.raises(MessageError, match="not well-formed"):
+                Document.decode(payload)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Callable
 
 from oneconvert.actions.landing import Announcement, Arrival, Head, Landed, Wanted, arrived, land
 from oneconvert.actions.opening import Opened, unpacked
-from oneconvert.errors import ImageRefusedError, TransferError
+from oneconvert.errors import ImageRefusedError, NotAnImageError, TransferError
 from oneconvert.images import ovf, vmdk_set
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspect import Inspection
@@ -82,11 +82,11 @@ def _read_archive(
         described = f"{member.path} in {name}"
         if suffix == ".ovf":
             if contents.descriptor:
-                raise ImageRefusedError(f"{name} holds more than one .ovf file, so it is not one appliance")
+                raise ImageRefusedError(f"{name} holds more than one .ovf file; publish each appliance by itself")
             contents.descriptor = member.path, ovf.read_descriptor(_text(stream, described), described)
         elif suffix == ".mf":
             if contents.manifest:
-                raise ImageRefusedError(f"{name} holds more than one manifest, so it is not one appliance")
+                raise ImageRefusedError(f"{name} holds more than one manifest; publish each appliance by itself")
             contents.manifest = member.path, ovf.read_manifest(_text(stream, described), described)
         elif not _never_a_disk(member.path, suffix):
             position = None if None in (opened.position, member.offset) else member.offset
@@ -155,7 +155,9 @@ def _text(chunks: Iterable[bytes], described: str) -> bytes:
     for chunk in chunks:
         text += chunk
         if len(text) > LARGEST_TEXT:
-            raise ImageRefusedError(f"{described} is larger than {LARGEST_TEXT} bytes, which no description is")
+            raise ImageRefusedError(
+                f"{described} has more than {LARGEST_TEXT} bytes, too many for a text; export it again"
+            )
     return text
 
 
@@ -166,16 +168,20 @@ def _verify(contents: Contents, name: str) -> None:
         for file, digest in expected.items():
             actual = contents.digests.get(_beside(manifest, file))
             if actual is None:
-                raise TransferError(f"{name} is incomplete: its manifest names {file!a}, which is not in it")
+                raise TransferError(
+                    f"{name} is incomplete: its manifest names {file!a}, which is not in it; publish it whole"
+                )
             if actual[digest.algorithm] != digest.digest:
-                raise TransferError(f"{name} is damaged: {file!a} does not have the digest that its manifest says")
+                raise TransferError(
+                    f"{name} is damaged: {file!a} does not have the digest that its manifest says; export it again"
+                )
 
 
 def _choose(contents: Contents, name: str, wanted: str, directory: Path) -> Arrival:
     """The disk that is wanted, or the only one."""
     disks = _disks(contents, name)
     if not disks:
-        raise ImageRefusedError(f"{name} is an archive without a disk image in it")
+        raise ImageRefusedError(f"{name} is an archive without a disk image in it; publish the image itself")
     if wanted.isdecimal() and 1 <= int(wanted) <= len(disks):
         chosen = disks[int(wanted) - 1]
     elif wanted:
@@ -214,7 +220,10 @@ def _disks(contents: Contents, name: str) -> list[str]:
             found.append(matching[0])
         return list(dict.fromkeys(found))  # two disks may be of one file
     extents = {_beside(path, file) for path, each in contents.sets.items() for file in each.file_names}
-    return [path for path in (*contents.sets, *contents.kept) if path not in extents]
+    candidates = [path for path in (*contents.sets, *contents.kept) if path not in extents]
+    # A Vagrantfile, a README: no disks, but if there is nothing else, why the only one is none says more.
+    strangers = {path for path, each in contents.kept.items() if isinstance(each.landed, NotAnImageError)}
+    return candidates if len(candidates) == 1 else [path for path in candidates if path not in strangers]
 
 
 def _beside(member: str, file: str) -> str:

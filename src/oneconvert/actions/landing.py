@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Callable
 
 from oneconvert.errors import ImageRefusedError
-from oneconvert.images import gpt
+from oneconvert.images import partitions
 from oneconvert.images.extents import check_complete
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspect import Inspection, StreamInspector
@@ -179,7 +179,7 @@ def _begin(
         begun.append(chunk)
         found = inspector.so_far(length)
         if found is None and length is None:
-            expected = gpt.disk_length(b"".join(begun))
+            expected = partitions.disk_length(b"".join(begun))
             found = inspector.so_far(expected)
         if not chunk:
             break

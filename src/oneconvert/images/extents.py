@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from oneconvert.errors import ImageRefusedError
 from oneconvert.images.format import ImageFormat
-from oneconvert.images.inspect import AGAIN, Inspection, refused
+from oneconvert.images.inspect import AGAIN, WHOLE, Inspection, refused
 from oneconvert.images.inspectors import Refusal
 from oneconvert.images.layout import qcow2, vdi, vhd, vhdx, vmdk
 from oneconvert.images.layout.source import DamagedError, Source, TruncatedError
@@ -50,8 +50,7 @@ def check_complete(path: Path, inspection: Inspection, name: str) -> None:
                     f"{name} is damaged: it points to byte {error.needed}, which no file has; {AGAIN}"
                 ) from error
             raise ImageRefusedError(
-                f"{name} is truncated: it needs {error.needed} bytes, and {size} are there; "
-                "check that it was published whole"
+                f"{name} is truncated: it needs {error.needed} bytes, and {size} are there; {WHOLE}"
             ) from error
         except DamagedError as error:
             raise ImageRefusedError(f"{name} is damaged: {error}; {AGAIN}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from oslo_utils.imageutils.format_inspector import SafetyViolation
 
-from oneconvert.errors import ImageRefusedError
+from oneconvert.errors import ImageRefusedError, NotAnImageError
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspectors import (
     AROUND_CONTENT,
@@ -23,6 +23,7 @@ from oneconvert.images.inspectors import (
 
 SECTOR = 512
 AGAIN = "export it again and publish that"
+WHOLE = "check that it was published whole"
 END = 64 * 1024
 """Bytes at either end of a file in which every image has its magic."""
 ALIGNMENT, FOOTER = 4096, 512
@@ -48,10 +49,11 @@ class Inspection:
     """Clauses for the log: "3 internal snapshots are dropped by a conversion"."""
 
 
-def refused(name: str, refusal: Refusal) -> ImageRefusedError:
-    """The refusal as the user reads it; what is damaged can only be made anew."""
-    advice = f"; {AGAIN}" if str(refusal).startswith("is damaged") else ""
-    return ImageRefusedError(f"{name} {refusal}{advice}")
+def refused(name: str, refusal: Refusal, error: type[ImageRefusedError] = ImageRefusedError) -> ImageRefusedError:
+    """The refusal as the user reads it; where it does not tell what to do, the image can only be made anew."""
+    reason = str(refusal)
+    advice = WHOLE if reason.startswith("is truncated") else AGAIN
+    return error(f"{name} {reason}" if "; " in reason else f"{name} {reason}; {advice}")
 
 
 def image_inside(path: Path) -> str:
@@ -120,7 +122,7 @@ class StreamInspector:
         """Give the verdict after the last byte; raises ImageRefusedError."""
         self._look_at_gathered()
         if not self._length:
-            raise ImageRefusedError(f"{self._name} is empty")
+            raise NotAnImageError(f"{self._name} is empty; {WHOLE}")
         for inspector in self._reading:
             inspector.finish()
         self._find()
@@ -129,7 +131,7 @@ class StreamInspector:
             if inspector not in self._checked:
                 raise ImageRefusedError(
                     f"{self._name} is truncated: it is {inspector.LABEL}, but ends within its header "
-                    f"after {self._length} bytes; check that it was published whole"
+                    f"after {self._length} bytes; {WHOLE}"
                 )
             self._check(inspector, at_end=True)
         return self._verdict(self._length)
@@ -185,7 +187,7 @@ class StreamInspector:
 
     def _refused(self, inspector: Inspector, error: Exception) -> ImageRefusedError:
         if isinstance(error, Refusal):
-            return refused(self._name, error)
+            return refused(self._name, error, inspector.ERROR)
         return ImageRefusedError(
             f"{self._name} is damaged: it looks like {inspector.LABEL}, but its header makes no sense; {AGAIN}"
         )
@@ -201,7 +203,9 @@ class StreamInspector:
                     notes=inspector.notes,
                 )
         if length < SECTOR:
-            raise ImageRefusedError(f"{self._name} is not a disk image: it has {length} bytes, less than one sector")
+            raise NotAnImageError(
+                f"{self._name} is not a disk image: its {length} bytes are less than one sector; {WHOLE}"
+            )
         size = -(-length // SECTOR) * SECTOR
         notes = () if size == length else (f"its length, {length} bytes, is not in whole sectors",)
         return Inspection(ImageFormat.RAW, size, ImageFormat.RAW, notes=notes)

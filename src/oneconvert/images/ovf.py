@@ -115,7 +115,7 @@ def read_descriptor(xml: bytes, name: str) -> Descriptor:
         disk_id, reference = _attribute(element, "diskId"), _attribute(element, "fileRef")
         label = f"disk {_quoted(disk_id)}"
         if disk_id in seen:
-            raise ImageRefusedError(f"{name} is damaged: {label} is described more than once")
+            raise ImageRefusedError(f"{name} is damaged: {label} is described more than once; export it again")
         seen.add(disk_id)
         if _attribute(element, "parentRef"):
             raise ImageRefusedError(
@@ -128,7 +128,8 @@ def read_descriptor(xml: bytes, name: str) -> Descriptor:
         file = files.get(reference)
         if file is None:
             raise ImageRefusedError(
-                f"{name} is damaged: {label} is in the file {_quoted(reference)}, which its references do not have"
+                f"{name} is damaged: {label} is in the file {_quoted(reference)}, "
+                "which its references do not have; export it again"
             )
         disks.append(_disk(element, len(disks) + 1, disk_id, file, name))
     return Descriptor(tuple(disks), blank)
@@ -141,11 +142,11 @@ def read_manifest(text: bytes, name: str) -> dict[str, Digest]:
     that was.
     """
     if len(text) > LARGEST:
-        raise ImageRefusedError(f"{name} is too large for a manifest: {len(text)} bytes")
+        raise ImageRefusedError(f"{name} is too large for a manifest: {len(text)} bytes; export it again")
     try:
         lines = re.split(r"\r\n|\r|\n", text.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        raise ImageRefusedError(f"{name} is damaged: the manifest is not UTF-8 text") from None
+        raise ImageRefusedError(f"{name} is damaged: the manifest is not UTF-8 text; export it again") from None
     digests: dict[str, Digest] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -154,10 +155,13 @@ def read_manifest(text: bytes, name: str) -> dict[str, Digest]:
         algorithm = found["kind"].lower().replace("2-", "") if found else ""
         if found is None or len(found["digest"]) != DIGEST_LENGTHS[algorithm]:
             raise ImageRefusedError(
-                f"{name} is damaged: line {number} of the manifest is not a SHA1, SHA256 or SHA512 digest of a file"
+                f"{name} is damaged: line {number} of the manifest is not a SHA1, SHA256 or SHA512 digest "
+                "of a file; export it again"
             )
         if found["file"] in digests:
-            raise ImageRefusedError(f"{name} is damaged: the manifest names {_quoted(found['file'])} more than once")
+            raise ImageRefusedError(
+                f"{name} is damaged: the manifest names {_quoted(found['file'])} more than once; export it again"
+            )
         digests[found["file"]] = Digest(algorithm, found["digest"].lower())
     return digests
 
@@ -165,7 +169,7 @@ def read_manifest(text: bytes, name: str) -> dict[str, Digest]:
 def _parse(xml: bytes, name: str) -> etree._Element:
     """The root element. The parser itself refuses elements that are nested deeper than 256."""
     if len(xml) > LARGEST:
-        raise ImageRefusedError(f"{name} is too large for an OVF descriptor: {len(xml)} bytes")
+        raise ImageRefusedError(f"{name} is too large for an OVF descriptor: {len(xml)} bytes; export it again")
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, recover=True)
     try:
         root = etree.fromstring(xml, parser)
@@ -174,11 +178,15 @@ def _parse(xml: bytes, name: str) -> etree._Element:
     # It goes on behind every error, and only these are harmless here.
     errors = [error.type for error in parser.error_log if error.level != etree.ErrorLevels.WARNING]
     if root is None or len(errors) > MOST_ODD_NAMES or not HARMLESS_ERRORS.issuperset(errors):
-        raise ImageRefusedError(f"{name} is damaged: the OVF descriptor is not well-formed XML")
+        raise ImageRefusedError(f"{name} is damaged: the OVF descriptor is not well-formed XML; export it again")
     if root.getroottree().docinfo.internalDTD is not None:
-        raise ImageRefusedError(f"{name} is refused: the OVF descriptor has a DOCTYPE, which none needs")
+        raise ImageRefusedError(
+            f"{name} is refused: the OVF descriptor has a DOCTYPE, which none needs; export it again"
+        )
     if _local(root) != "Envelope":
-        raise ImageRefusedError(f"{name} is not an OVF descriptor: it begins with {_quoted(_local(root))}")
+        raise ImageRefusedError(
+            f"{name} is not an OVF descriptor: it begins with {_quoted(_local(root))}; export it again"
+        )
     return root
 
 
@@ -189,7 +197,9 @@ def _files(envelope: etree._Element, name: str) -> dict[str, etree._Element]:
         for file in _children(references, "File"):
             identifier = _attribute(file, "id")
             if identifier in files:
-                raise ImageRefusedError(f"{name} is damaged: its references name {_quoted(identifier)} more than once")
+                raise ImageRefusedError(
+                    f"{name} is damaged: its references name {_quoted(identifier)} more than once; export it again"
+                )
             files[identifier] = file
     return files
 
@@ -225,10 +235,11 @@ def _disk(element: etree._Element, number: int, disk_id: str, file: etree._Eleme
         )
     if compression not in COMPRESSIONS:
         raise ImageRefusedError(
-            f"{name} is refused: {label} has the compression {_quoted(compression)}, and only gzip and bzip2 are known"
+            f"{name} is refused: {label} has the compression {_quoted(compression)}, "
+            "and only gzip and bzip2 are known; export it again"
         )
     if not all(map(_is_plain, (file_name, unquote(file_name)))):
-        raise ImageRefusedError(f"{name} is refused: {label} is not a file beside the descriptor")
+        raise ImageRefusedError(f"{name} is refused: {label} is not a file beside the descriptor; export it again")
     return OvfDisk(number, disk_id, file_name, _capacity(element, disk_id, name), compression, size, chunk is not None)
 
 
@@ -257,7 +268,8 @@ def _capacity(element: etree._Element, disk_id: str, name: str) -> int | None:
     factor = int(programmatic[1]) ** int(programmatic[2]) if programmatic else UNITS.get(compact)
     if factor is None or number * factor > LARGEST_CAPACITY:
         raise ImageRefusedError(
-            f"{name} is damaged: the capacity of disk {_quoted(disk_id)} is {number} of the unit {_quoted(unit)}"
+            f"{name} is damaged: the capacity of disk {_quoted(disk_id)} is {number} of the unit {_quoted(unit)}; "
+            "export it again"
         )
     return number * factor
 
@@ -266,7 +278,9 @@ def _number(text: str, what: str, name: str) -> int | None:
     if not text:
         return None
     if not _NUMBER.fullmatch(text):
-        raise ImageRefusedError(f"{name} is damaged: {what} is {_quoted(text)}, which is no number of bytes")
+        raise ImageRefusedError(
+            f"{name} is damaged: {what} is {_quoted(text)}, which is no number of bytes; export it again"
+        )
     return int(text)
 
 

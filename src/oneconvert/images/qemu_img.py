@@ -13,7 +13,7 @@ from typing import Any
 
 from oneconvert.errors import CommandError, ImageRefusedError
 from oneconvert.images.format import ImageFormat
-from oneconvert.images.inspect import Inspection
+from oneconvert.images.inspect import AGAIN, Inspection
 from oneconvert.jobs.process import Completed, Limits, run
 
 LOG = logging.getLogger(__name__)
@@ -73,7 +73,9 @@ def convert(
     opened = _opened_device(source, found) if isinstance(source, socket) else _opened(source, found)
     completed = _qemu_img(["convert", *opened, "-O", target_format.value, target], limits, place, device)
     if completed.status != 0:
-        raise CommandError(f"{name} cannot be converted to {target_format}: {_why(completed, place, target)}")
+        why = _why(completed, place, target)
+        advice = f"; it seems to be damaged: {AGAIN}" if "while reading" in why else ""
+        raise CommandError(f"{name} cannot be converted to {target_format}: {why}{advice}")
 
 
 def check(image: Path, image_format: ImageFormat) -> None:

@@ -125,12 +125,16 @@ def read_set(text: bytes, name: str) -> VmdkSet:
     create_type, kind = KINDS[written.lower()]
     version, cid = settings.get("version", ""), settings.get("cid", "").lower()
     if version not in ("1", "2", "3") or not re.fullmatch(r"[0-9a-f]{1,8}", cid):
-        raise ImageRefusedError(f"{name} is damaged: the VMDK descriptor lacks a known version or its CID")
+        raise ImageRefusedError(
+            f"{name} is damaged: the VMDK descriptor lacks a known version or its CID; export it again"
+        )
     extents = tuple(_read_extent(line, kind, name) for line in lines)
     if not extents or sum(extent.sectors for extent in extents) > LARGEST_DISK:
-        raise ImageRefusedError(f"{name} is damaged: the extents of the VMDK descriptor make no disk")
+        raise ImageRefusedError(f"{name} is damaged: the extents of the VMDK descriptor make no disk; export it again")
     if kind == "SPARSE" and len({extent.file_name for extent in extents}) < len(extents):
-        raise ImageRefusedError(f"{name} is damaged: the VMDK descriptor names one extent more than once")
+        raise ImageRefusedError(
+            f"{name} is damaged: the VMDK descriptor names one extent more than once; export it again"
+        )
     harmless = tuple(
         (key, settings[key.lower()])
         for key, pattern in _HARMLESS.items()
@@ -189,13 +193,13 @@ def check_extents(disk: VmdkSet, files: Mapping[str, Path], name: str) -> None:
                     "check that it was published whole"
                 ) from error
             except DamagedError as error:
-                raise ImageRefusedError(f"{label} is damaged: {error}") from error
+                raise ImageRefusedError(f"{label} is damaged: {error}; export it again") from error
 
 
 def _read_lines(text: bytes, name: str) -> tuple[dict[str, str], list[str]]:
     """The settings, by their names in lower case, and the extent lines."""
     if len(text) > LARGEST:
-        raise ImageRefusedError(f"{name} is too large for a VMDK descriptor: {len(text)} bytes")
+        raise ImageRefusedError(f"{name} is too large for a VMDK descriptor: {len(text)} bytes; export it again")
     declared = _ENCODING.search(text)
     encoding = declared[1].decode("ascii").lower() if declared else ""
     encoding = encoding if encoding in ENCODINGS else "utf-8"
@@ -203,12 +207,16 @@ def _read_lines(text: bytes, name: str) -> tuple[dict[str, str], list[str]]:
         # Some tools pad the text to a sector.
         characters = text.rstrip(b"\0").decode(encoding)
     except UnicodeDecodeError:
-        raise ImageRefusedError(f"{name} is damaged: the VMDK descriptor is not {encoding.upper()} text") from None
+        raise ImageRefusedError(
+            f"{name} is damaged: the VMDK descriptor is not {encoding.upper()} text; export it again"
+        ) from None
     settings: dict[str, str] = {}
     extents: list[str] = []
     for number, line in enumerate((line.strip(" \t\r") for line in characters.split("\n")), 1):
         if not all(character.isprintable() or character == "\t" for character in line):
-            raise ImageRefusedError(f"{name} is damaged: line {number} of the VMDK descriptor has odd characters")
+            raise ImageRefusedError(
+                f"{name} is damaged: line {number} of the VMDK descriptor has odd characters; export it again"
+            )
         setting = _SETTING.fullmatch(line)
         if not line or line.startswith("#"):
             continue
@@ -216,7 +224,8 @@ def _read_lines(text: bytes, name: str) -> tuple[dict[str, str], list[str]]:
             extents.append(line)
         elif setting is None or setting[1].lower() in settings:
             raise ImageRefusedError(
-                f"{name} is damaged: line {number} of the VMDK descriptor makes no sense or repeats another"
+                f"{name} is damaged: line {number} of the VMDK descriptor makes no sense or repeats another; "
+                "export it again"
             )
         else:
             settings[setting[1].lower()] = setting[2].strip('"')
@@ -226,7 +235,9 @@ def _read_lines(text: bytes, name: str) -> tuple[dict[str, str], list[str]]:
 def _read_extent(line: str, kind: str, name: str) -> Extent:
     found = _EXTENT.fullmatch(line)
     if found is None:
-        raise ImageRefusedError(f"{name} is damaged: the VMDK descriptor has the extent line {_quoted(line)}")
+        raise ImageRefusedError(
+            f"{name} is damaged: the VMDK descriptor has the extent line {_quoted(line)}; export it again"
+        )
     # qemu passes over extents that are not RW, and over those without a file: what follows them would move up.
     if found["access"].upper() != "RW" or found["kind"].upper() != kind or not found["file"]:
         raise ImageRefusedError(
@@ -236,11 +247,13 @@ def _read_extent(line: str, kind: str, name: str) -> Extent:
     if not _PLAIN_NAME.fullmatch(found["file"]):
         raise ImageRefusedError(
             f"{name} is refused: the VMDK descriptor names the extent {_quoted(found['file'])}, "
-            "which is not a file beside it"
+            "which is not a file beside it; export it again"
         )
     sectors, offset = int(found["sectors"]), int(found["offset"] or 0)
     if not sectors or offset > LARGEST_DISK or (offset and kind != "FLAT"):
-        raise ImageRefusedError(f"{name} is damaged: the VMDK descriptor has the extent line {_quoted(line)}")
+        raise ImageRefusedError(
+            f"{name} is damaged: the VMDK descriptor has the extent line {_quoted(line)}; export it again"
+        )
     return Extent(found["file"], kind, sectors, offset)
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -101,8 +102,10 @@ def _make(parent: Path, prefix: str) -> Path:
     for _ in range(20):
         try:
             parent.mkdir(mode=0o700, exist_ok=True)
-            if parent.is_symlink() or parent.stat().st_uid != os.geteuid():
-                # In /var/tmp anybody could have made it, and could then exchange what is in it.
+            # In /var/tmp anybody could have made it, and could then exchange what is in it, or it for a link: one look
+            # tells both, and a directory of ours nobody else can move there.
+            found = parent.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
                 raise SettingsError(f"{parent} belongs to another user; remove it or set scratch_dir elsewhere")
             return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         except FileNotFoundError:

@@ -141,7 +141,9 @@ def decompressed(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
             yield from _member(decompressor, data, source, kind, name)
             data = decompressor.unused_data or b""  # lz4 says None
         else:
-            raise TransferError(f"{name} is damaged: something that is not {kind} follows its {kind} data")
+            raise TransferError(
+                f"{name} is damaged: something that is not {kind} follows its {kind} data; publish it again"
+            )
         data = _next_member(data, source)
 
 
@@ -175,7 +177,7 @@ def _refused(error: Exception, kind: str, name: str) -> TransferError:
 
 
 def _truncated(kind: str, name: str) -> TransferError:
-    return TransferError(f"{name} is truncated: its {kind} data ends too early")
+    return TransferError(f"{name} is truncated: its {kind} data ends too early; check that it was published whole")
 
 
 def _next_member(data: bytes, source: Iterator[bytes]) -> bytes:
@@ -194,7 +196,9 @@ def _after_skippable(data: bytes, source: Iterator[bytes], name: str) -> bytes:
         left -= len(data)
         data = next(source, b"")
         if not data:
-            raise TransferError(f"{name} is truncated: its compressed data ends too early")
+            raise TransferError(
+                f"{name} is truncated: its compressed data ends too early; check that it was published whole"
+            )
     return data[left:]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from oneconvert.images.inspectors.base import Inspector, Refusal
 from oneconvert.images.inspectors.others import (
+    DmgInspector,
     IsoInspector,
     LegacyInspector,
     LuksInspector,
@@ -34,6 +35,7 @@ INSPECTORS: tuple[type[Inspector], ...] = (
     VdiInspector,
     LuksInspector,
     QedInspector,
+    DmgInspector,
     IsoInspector,
     PartitionTableInspector,
 )
@@ -41,8 +43,8 @@ INSPECTORS: tuple[type[Inspector], ...] = (
 CONTENT: tuple[type[Inspector], ...] = (PartitionTableInspector,)
 """Found in a plain disk as well; alone they make it raw."""
 
-AROUND_CONTENT: tuple[type[Inspector], ...] = (IsoInspector, VhdFixedInspector)
-"""May have a partition table in front: a hybrid ISO has one, and a fixed VHD is the plain disk and a footer."""
+AROUND_CONTENT: tuple[type[Inspector], ...] = (IsoInspector, VhdFixedInspector, DmgInspector)
+"""May have a partition table in front: a hybrid ISO has one, and the others may be a plain disk and a footer."""
 
 PLAIN_CONTENT: tuple[type[Inspector], ...] = (
     NeverADiskInspector,

@@ -16,6 +16,7 @@ from oslo_utils.imageutils.format_inspector import (
     SafetyViolation,
 )
 
+from oneconvert.errors import ImageRefusedError
 from oneconvert.images.format import ImageFormat
 
 
@@ -47,6 +48,8 @@ class Inspector(FileInspector):
     """What the user calls it, with its article: "a qcow2 image"."""
     FORMAT: ClassVar[ImageFormat | None] = None
     """None for what is only found to be refused."""
+    ERROR: ClassVar[type[ImageRefusedError]] = ImageRefusedError
+    """What a refusal is raised as."""
     AT_END: ClassVar[bool] = False
     """Whether only the last bytes of an image can show that it is one of this kind."""
     MAGIC: ClassVar[str] = "header"

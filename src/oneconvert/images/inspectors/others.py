@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +16,8 @@ from oslo_utils.imageutils.format_inspector import (
     SafetyCheck,
 )
 
+from oneconvert.errors import ImageRefusedError, NotAnImageError
+from oneconvert.images import partitions
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspectors.base import EndCheck, Inspector, Refusal, TailRegion
 
@@ -100,9 +103,9 @@ class LuksInspector(Inspector, FileInspector):
 
 
 class PartitionTableInspector(Inspector, GPTInspector):
-    """A partition table, MBR or GPT: plain content, of which nothing is required.
+    """A partition table, MBR or GPT: plain content, of which nothing is required but that all of it is there.
 
-    It is looked for only because one at the start of a container would be a second disk in the same file.
+    At the start of a container it would be a second disk in the same file.
     """
 
     LABEL = "a partitioned disk"
@@ -110,7 +113,23 @@ class PartitionTableInspector(Inspector, GPTInspector):
 
     def _initialize(self) -> None:
         self.new_region("mbr", CaptureRegion(0, SECTOR))
-        self.add_safety_check(SafetyCheck.null())
+        self.new_region("tables", CaptureRegion(SECTOR, partitions.TABLES - SECTOR))
+        # Wanted for nothing but to be fed to the end, where the length is known.
+        self.new_region("end", TailRegion(1))
+        self.add_safety_check(EndCheck("length", self.check_length))
+
+    @property
+    def head_complete(self) -> bool:
+        """A disk may be smaller than the room for its table."""
+        return self.decided
+
+    def check_length(self) -> None:
+        """A raw disk has no other end than that of its partitions."""
+        end = partitions.partitions_end(self.data("mbr") + self.data("tables"))
+        if end > self.actual_size:
+            raise Refusal(f"is truncated: its partitions need {end} bytes, and {self.actual_size} are there")
+        if self.actual_size % SECTOR:
+            raise Refusal(f"is truncated: the {self.actual_size} bytes of a partitioned disk are no whole sectors")
 
 
 class QedInspector(Inspector, QEDInspector):
@@ -176,9 +195,10 @@ NEVER_DISKS: tuple[NotADisk, ...] = (
     ),
     _kind(
         _BLANK + rb"<\?xml[\s?]",
-        "is an XML document, not a disk image: an error page of the server, or the description of an appliance",
+        "is an XML document, not a disk image: an error page of the server, or the description of an appliance; "
+        "look at it with 'curl'",
     ),
-    _kind(rb"%PDF-", "is a PDF document, not a disk image"),
+    _kind(rb"%PDF-", "is a PDF document, not a disk image; check the address"),
     _kind(
         rb"(?!\s*# Disk DescriptorFile)[\t\n\r\f\x20-\x7e]{%d}" % SECTOR,
         "is a text, not a disk image: perhaps an error page of the server; look at it with 'curl'",
@@ -193,8 +213,40 @@ LEGACY: tuple[NotADisk, ...] = (
         rb"#!/bin/sh\n#V2\.0 Format\nmodprobe cloop",
         "is a compressed loop image (cloop); convert it with 'qemu-img convert' before",
     ),
+    _kind(
+        rb"encrcdsa", "is an encrypted image of macOS (DMG), which cannot be read; publish the disk as a qcow2 image"
+    ),
 )
-"""What qemu's probe takes for images, and nobody else does any more."""
+"""What qemu's probe takes for images, and nobody else does any more; and what macOS encrypted."""
+
+
+class DmgInspector(Inspector, FileInspector):
+    """The disk images of macOS (UDIF), which only a trailer of 512 bytes tells from a raw disk.
+
+    The trailer begins with "koly", its version 4 and its own length, 4 bytes each, big endian (qemu, block/dmg.c, reads
+    no more of them; its probe goes by the name of the file, so to qemu-img they are raw here).
+    """
+
+    NAME = "dmg"
+    LABEL = "a DMG image"
+    AT_END = True
+    MAGIC = "trailer"
+    TRAILER = struct.pack(">4sII", b"koly", 4, SECTOR)
+
+    def _initialize(self) -> None:
+        self.new_region("trailer", TailRegion(SECTOR))
+        self.add_safety_check(EndCheck("legacy", self.check_legacy))
+
+    @property
+    def format_match(self) -> bool:
+        """True for the trailer at the end."""
+        return self.decided and self.data("trailer").startswith(self.TRAILER)
+
+    def check_legacy(self) -> None:
+        """Refused always."""
+        raise Refusal(
+            "is a disk image of macOS (DMG), not a plain disk; convert it with 'qemu-img convert -f dmg' before"
+        )
 
 
 class NeverADiskInspector(Inspector, FileInspector):
@@ -202,6 +254,7 @@ class NeverADiskInspector(Inspector, FileInspector):
 
     NAME = "file"
     LABEL = "another kind of file"
+    ERROR: ClassVar[type[ImageRefusedError]] = NotAnImageError
     KINDS: ClassVar[tuple[NotADisk, ...]] = NEVER_DISKS
 
     def _initialize(self) -> None:
@@ -233,4 +286,5 @@ class LegacyInspector(NeverADiskInspector):
     """Formats long abandoned, which would come in as raw and be read as something else by a qemu that probes."""
 
     LABEL = "an image of an abandoned format"
+    ERROR = ImageRefusedError
     KINDS = LEGACY

@@ -101,7 +101,10 @@ class Qcow2Inspector(Inspector, QcowInspector):
         unknown = self._features & ~KNOWN_FEATURES
         if unknown:
             bit = unknown.bit_length() - 1
-            raise Refusal(f"needs a feature of qcow2 that is not known here (incompatible feature bit {bit})")
+            raise Refusal(
+                f"needs a feature of qcow2 that is not known here (incompatible feature bit {bit}); "
+                "convert it with 'qemu-img convert' before publishing it"
+            )
 
     def check_backing_file(self) -> None:
         """CVE-2015-5163: a backing file is any file of the host that the image names."""

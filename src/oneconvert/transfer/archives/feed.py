@@ -83,4 +83,4 @@ class Feed:
 
     def damaged(self, reason: str) -> ImageRefusedError:
         """The error for a stream that contradicts the format; ``reason`` is a clause."""
-        return ImageRefusedError(f"{self.name} is damaged: {reason}")
+        return ImageRefusedError(f"{self.name} is damaged: {reason}; publish it again")

@@ -68,7 +68,10 @@ class Names:
         if not reason and not directory and path in self._files:
             reason = "occurs more than once"
         if reason:
-            raise ImageRefusedError(f"{self._archive} is refused: its member {quoted(name)} {reason}")
+            raise ImageRefusedError(
+                f"{self._archive} is refused: its member {quoted(name)} {reason}; "
+                "pack each file once, under a plain name"
+            )
         if not directory:
             self._files.add(path)
 

@@ -37,7 +37,7 @@ REFUSED_KINDS: MappingProxyType[bytes, str] = MappingProxyType(
         tarfile.CHRTYPE: "a character device",
         tarfile.BLKTYPE: "a block device",
         tarfile.FIFOTYPE: "a FIFO",
-        tarfile.GNUTYPE_SPARSE: "a sparse file of GNU tar; pack it without --sparse",
+        tarfile.GNUTYPE_SPARSE: "a sparse file of GNU tar",
     }
 )
 SPARSE_RECORDS = ("GNU.sparse.", "SCHILY.realsize", "SUN.holesdata")
@@ -72,7 +72,8 @@ def members(feed: Feed) -> Iterator[Member]:
             continue
         if entry.type not in tarfile.REGULAR_TYPES or entry.type == tarfile.GNUTYPE_SPARSE:
             kind = REFUSED_KINDS.get(entry.type, f"of the unknown type {quoted(entry.type.decode('latin-1'))}")
-            raise ImageRefusedError(f"{feed.name} is refused: its member {quoted(entry.name)} is {kind}")
+            advice = "pack it without --sparse" if entry.type == tarfile.GNUTYPE_SPARSE else "pack the file itself"
+            raise ImageRefusedError(f"{feed.name} is refused: its member {quoted(entry.name)} is {kind}; {advice}")
         member = Member(entry.name, entry.size, feed.position, feed.pieces(entry.size))
         yield member
         member.pass_by()
@@ -117,9 +118,7 @@ def _header(feed: Feed) -> tarfile.TarInfo | None:
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
-        raise feed.damaged(
-            f"there is no valid header at byte {feed.position - BLOCK} of the tar archive; publish or download it again"
-        ) from None
+        raise feed.damaged(f"there is no valid header at byte {feed.position - BLOCK} of the tar archive") from None
 
 
 def _records(data: bytes, feed: Feed) -> dict[str, str]:

@@ -106,5 +106,6 @@ def _check_entry(feed: Feed, left: dict[bytes, Stored]) -> None:
     kind = stat.S_IFMT(attributes >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise ImageRefusedError(
-            f"{feed.name} is refused: its member {quoted(decoded(raw_name))} is a link or a device, not a file"
+            f"{feed.name} is refused: its member {quoted(decoded(raw_name))} is a link or a device; "
+            "pack the file itself"
         )

@@ -219,11 +219,8 @@ def _descriptor_length(feed: Feed, checksum: int, packed: int, size: int) -> int
 
 
 def _not_inflated(feed: Feed, header: Header) -> ImageRefusedError:
-    return feed.damaged(f"its member {quoted(header.name)} cannot be decompressed; publish or download it again")
+    return feed.damaged(f"its member {quoted(header.name)} cannot be decompressed")
 
 
 def _mismatch(feed: Feed, header: Header) -> ImageRefusedError:
-    return feed.damaged(
-        f"its member {quoted(header.name)} has not the size and checksum that the zip archive says; "
-        "publish or download it again"
-    )
+    return feed.damaged(f"its member {quoted(header.name)} has not the size and checksum that the zip archive says")
