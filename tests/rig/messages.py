@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from xml.sax.saxutils import escape
 
 Version = tuple[int, ...]
 
@@ -182,7 +183,7 @@ class Messages:
 
     def stat(self, path: str, datastore: Datastore) -> str:
         size = _element("SIZE") if self._version >= (7,) else ""
-        return self._action(_element("IMAGE", _element("PATH", path), size), datastore.document())
+        return self._action(_element("IMAGE", _element("PATH", escape(path)), size), datastore.document())
 
     def monitor(self, datastore: Datastore) -> str:
         return self._action(datastore.document())

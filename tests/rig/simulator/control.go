@@ -30,9 +30,9 @@ type call struct {
 //	GET  /control/calls
 //	POST /control/forget                     the calls so far
 //	POST /control/heal                       end all faults below
-//	POST /control/fail?what=die&after=N      the server dies after N bytes of the next transfer
-//	POST /control/fail?what=cut&after=N      the connection ends after N bytes of the next transfer
-//	POST /control/fail?what=stall&after=N    after N bytes of the next transfer nothing moves any more
+//	POST /control/fail?what=die&after=N      the server dies after N bytes of the next transfer that is as long
+//	POST /control/fail?what=cut&after=N      the connection ends after N bytes of the next transfer that is as long
+//	POST /control/fail?what=stall&after=N    after N bytes of the next transfer that is as long nothing moves any more
 //	POST /control/fail?what=lease-error&after=N      the lease fails after N bytes
 //	POST /control/fail?what=lease-initializing&seconds=S
 //	POST /control/fail?what=datastore-full&after=N   N more bytes fit; with silent=yes a truncated PUT is answered with 200
@@ -132,19 +132,23 @@ func (c *control) wants(what string) bool {
 	return wanted
 }
 
-// limit is after how many bytes this fault comes; once is for faults of one transfer only.
-func (c *control) limit(what string, once bool) (int64, bool) {
+// limit is after how many bytes this fault comes.
+func (c *control) limit(what string) (int64, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	query, wanted := c.faults[what]
 	if !wanted {
 		return 0, false
 	}
-	if once {
-		delete(c.faults, what)
-	}
 	after, _ := strconv.ParseInt(query.Get("after"), 10, 64)
 	return after, true
+}
+
+// met ends a fault that is for one transfer only: shorter ones before did not meet it.
+func (c *control) met(what string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.faults, what)
 }
 
 // transfer is a body that is counted, and meets the faults that are wanted for it.
@@ -159,7 +163,7 @@ type transfer struct {
 func (c *control) transfer(r *http.Request, body io.Reader, each *call) *transfer {
 	t := &transfer{body, c, each, map[string]int64{}, r.Context().Done()}
 	for _, what := range []string{"die", "cut", "stall", "lease-error"} {
-		if after, wanted := c.limit(what, true); wanted {
+		if after, wanted := c.limit(what); wanted {
 			t.limits[what] = after
 		}
 	}
@@ -177,6 +181,7 @@ func (t *transfer) Read(p []byte) (int, error) {
 			}
 			continue
 		}
+		t.control.met(what)
 		switch what {
 		case "die":
 			t.control.quit(1)

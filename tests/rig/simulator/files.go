@@ -201,7 +201,7 @@ func (s *server) put(w http.ResponseWriter, r *http.Request, ds *simulator.Datas
 	}
 	defer f.Close()
 	var body io.Reader = s.control.transfer(r, r.Body, each)
-	if room, full := s.control.limit("datastore-full", false); full && r.ContentLength > room {
+	if room, full := s.control.limit("datastore-full"); full && r.ContentLength > room {
 		_, _ = io.CopyN(f, body, room)
 		// A real one may well do this: whoever trusts the answer has lost the end of the file.
 		if s.control.option("datastore-full", "silent") == "yes" {

@@ -260,7 +260,7 @@ func (l *lease) receive(w http.ResponseWriter, r *http.Request, d *disk, each *c
 		l.fail(fault, message)
 		http.Error(w, message, http.StatusInternalServerError)
 	}
-	if room, full := l.server.control.limit("datastore-full", false); full {
+	if room, full := l.server.control.limit("datastore-full"); full {
 		if n, _ := io.CopyN(f, body, room); n == room {
 			refuse(&types.NoDiskSpace{FileFault: types.FileFault{File: path.Base(d.file)}}, "no space left")
 			return
