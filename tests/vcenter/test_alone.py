@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -57,6 +58,30 @@ def test_an_image_comes_in(driver: Driver, images: Images, web: Web) -> None:
     assert (answer.status, answer.stdout) == (0, "one/42/one-42.vmdk vmdk\n"), answer.stderr
     flat = driver.vcenter.datastore.directory / "one/42/one-42-flat.vmdk"
     assert same_disk(flat, "raw", images.file("raw"), "raw")
+
+
+@pytest.mark.parametrize("name", ["cdrom", "cdrom.gz"])
+def test_a_cd_rom_image_stays_what_it_is(driver: Driver, images: Images, web: Web, name: str) -> None:
+    iso = bytes(32768) + b"\1CD001" + bytes(500_000)
+    images.file("cdrom").write_bytes(iso)
+    images.file("cdrom.gz").write_bytes(gzip.compress(iso))
+    store = driver.datastore()
+    driver.oned.images[43] = store.ident
+    answer = driver.call("cp", messages().cp(43, web.url(name), 1, store, kind=1))
+    assert (answer.status, answer.stdout) == (0, "one/43/one-43.iso vmdk\n"), answer.stderr
+    assert (driver.vcenter.datastore.directory / "one/43/one-43.iso").read_bytes() == iso
+    document = messages().rm(43, "one/43/one-43.iso", "vmdk", 1, store).replace("<TYPE>0</TYPE>", "<TYPE>1</TYPE>", 1)
+    assert driver.call("rm", document).status == 0
+    assert driver.files() == ["one"]
+
+
+def test_a_cd_rom_image_that_does_not_arrive_whole_leaves_nothing(driver: Driver, images: Images, web: Web) -> None:
+    images.file("cdrom").write_bytes(bytes(600_000))
+    driver.vcenter.fail("cut", after=100_000)
+    answer = driver.call("cp", messages().cp(43, web.url("cdrom"), 1, driver.datastore(), kind=1))
+    assert (answer.status, answer.stdout) == (1, "")
+    assert "ended the connection" in answer.stderr
+    assert driver.files() == ["one"]
 
 
 @pytest.mark.parametrize("directory", ["one", "mes images été"])

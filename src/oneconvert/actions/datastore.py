@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from oneconvert.actions.cached import cache_entry, take_cached
 from oneconvert.actions.landing import Arrival, Head, NotWhileArrivingError, Wanted
+from oneconvert.actions.opening import Opened, unpacked
 from oneconvert.actions.overlap import Conversion, Reception, convert_arrived, convert_behind
 from oneconvert.actions.plan import Import, PassThrough, Register, plan
 from oneconvert.actions.sizes import check_free_space, check_virtual_size
@@ -37,6 +38,7 @@ from oneconvert.transfer.checksums import verified
 from oneconvert.transfer.directories import DirectoryRules
 from oneconvert.transfer.http_request import HttpOptions
 from oneconvert.transfer.sources import Source, SourceOptions, open_source
+from oneconvert.transfer.spool import Spool
 
 if TYPE_CHECKING:
     from oneconvert.actions.vcenter_store import FlatUpload, VCenterImport
@@ -94,6 +96,8 @@ def _way_in(
     vcenter_store.check_datastore(place, settings)
     if decision.vcenter == "native":
         return vcenter_store.FlatUpload(hand_over, request, place, settings, directory)
+    if decision.vcenter == "file":
+        return vcenter_store.FileUpload(request, place, settings, directory)
     return vcenter_store.VCenterImport(request, place, settings, directory)
 
 
@@ -101,6 +105,9 @@ def _taken_or_brought(
     request: Request, decision: Import, settings: Settings, directory: Path
 ) -> tuple[Original, FinishedImage]:
     """The image for the datastore, and what it was: from the cache, or else from its source."""
+    if decision.vcenter == "file":
+        with interruptible():
+            return _fetch_file(request, decision, settings, directory)
     kept = cache_entry(request, decision, settings)
     if kept and decision.target:
         result = _made(directory / "kept") / "result"
@@ -160,6 +167,25 @@ def _fetch(
         LOG.warning("%s: %s", arrival.name, note)
     LOG.info("%s is %s, %d bytes as a disk", arrival.name, arrival.found.format, arrival.found.virtual_size)
     return arrival, conversion
+
+
+def _fetch_file(
+    request: Request, decision: Import, settings: Settings, directory: Path
+) -> tuple[Original, FinishedImage]:
+    """Bring a CD-ROM image into the workspace: verified and decompressed, and else as it is."""
+    with open_source(decision.location, _source_options(request, settings)) as source, Relay(source.stop) as relay:
+        LOG.info("fetching %s, %s bytes", source.name, source.length or "an unknown number of")
+        check_free_space(source.length, source.name, directory)
+        chunks = relay.ahead("verify", verified(source, request.image.checksums, source.name))
+        if request.datastore.decompress:
+            chunks = unpacked(Opened(b"", chunks, source.length, 0), source.name, settings.max_virtual_size).chunks
+        with Spool(directory / "file", source.name) as spool:
+            for chunk in chunks:
+                spool.write(chunk)
+            spool.finish()
+    check_virtual_size(spool.length, source.name, request.image, settings)
+    original = Original(source.name, ImageFormat.RAW.value, spool.length)
+    return original, FinishedImage(spool.path, ImageFormat.RAW, spool.length)
 
 
 def _may_follow(head: Head, request: Request, settings: Settings) -> bool:

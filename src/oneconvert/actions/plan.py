@@ -48,7 +48,8 @@ class PassThrough:
 class Import:
     """Fetch ``location``, convert to ``target`` unless that is None, hand over.
 
-    For a vCenter ``vcenter`` is the way in, ``import`` or ``native``: there the raw disk becomes a VMDK.
+    For a vCenter ``vcenter`` is the way in. ``import`` and ``native``: there the raw disk becomes a VMDK; ``file``: a
+    CD-ROM image stays what it is.
     """
 
     location: str
@@ -77,6 +78,9 @@ def plan(request: Request, native: str, settings: Settings, *, alone: bool = Fal
         raise NotAllowedError(f"OpenNebula has no driver {native} here; install it, or run install.sh again")
     if alone and _is_there_already(native, image.path):
         return Register(image.path.partition("://")[2].replace(" ", "%20"))
+    location = f"{image.path}&{image.url_args}" if scheme in WITH_QUERY and image.url_args else image.path
+    if alone and image.type == "CDROM" and scheme in OPENERS:
+        return Import(location, None, vcenter="file")
     reason = _why_not_ours(request, native, scheme)
     if reason and alone:
         raise NotAllowedError(
@@ -96,7 +100,6 @@ def plan(request: Request, native: str, settings: Settings, *, alone: bool = Fal
                 "are there already; choose another datastore"
             )
         return PassThrough(f"{native} registers devices", _plain_path(image.path, image.url_args))
-    location = f"{image.path}&{image.url_args}" if scheme in WITH_QUERY and image.url_args else image.path
     if native == VCENTER:
         if alone and settings.vcenter_upload == "native":
             raise SettingsError(

@@ -77,7 +77,7 @@ class VCenterImport:
             return
         try:
             with opened_datastore(self._place, self._settings) as datastore:
-                remove_disk(datastore, self._path)
+                self._remove(datastore)
         except OneconvertError as error:
             LOG.error("%s may be left: %s", self._path, error.sentence)
 
@@ -90,12 +90,20 @@ class VCenterImport:
         with interruptible():
             disk = self._streamed(image, path)
             with opened_datastore(self._place, self._settings) as datastore:
-                self._check_space(datastore, image.path, disk)
-                if datastore.look_up(path):
-                    raise VCenterError(f"{datastore.connection.server.name}: {datastore.path(path)} exists already")
-                self._path = path
+                thin = disk.disk_type == "thin"
+                _check_space(datastore, image.path.stat().st_blocks * 512 if thin else disk.capacity)
+                self._take(datastore, path)
                 import_disk(datastore, disk)
         return Stored(path.replace(" ", "%20"), ImageFormat.VMDK)
+
+    def _take(self, datastore: Datastore, path: str) -> None:
+        """What is at ``path`` from now on is ours; raises VCenterError when something is there."""
+        if datastore.look_up(path):
+            raise VCenterError(f"{datastore.connection.server.name}: {datastore.path(path)} exists already")
+        self._path = path
+
+    def _remove(self, datastore: Datastore) -> None:
+        remove_disk(datastore, self._path)
 
     def settle(self) -> None:
         """The image belongs to oned now: nothing can go wrong any more."""
@@ -107,15 +115,36 @@ class VCenterImport:
         LOG.info("a streamOptimized VMDK of %d bytes for a disk of %d", length, capacity)
         return Disk(target, capacity, place.disk_type, place.adapter_type, path, self._workspace)
 
-    def _check_space(self, datastore: Datastore, raw: Path, disk: Disk) -> None:
-        needed = raw.stat().st_blocks * 512 if disk.disk_type == "thin" else disk.capacity
-        free = datastore.space().free
-        if needed > free:
-            raise VCenterError(
-                f"{datastore.connection.server.name}: datastore {datastore.name} is full: the disk takes "
-                f"{-(-needed // MIB)} MiB, and {free // MIB} MiB are free",
-                "NoDiskSpace",
-            )
+
+class FileUpload(VCenterImport):
+    """An upload of a file as it is: of a CD-ROM image."""
+
+    def store(self, image: FinishedImage) -> Stored:
+        """Upload it. Raises VCenterError."""
+        path = str(PurePosixPath(self._place.path_of(self._request.image.id)).with_suffix(".iso"))
+        length = image.path.stat().st_size
+        with interruptible(), opened_datastore(self._place, self._settings) as datastore:
+            _check_space(datastore, length)
+            self._take(datastore, path)
+            datastore.make_directory(path.rpartition("/")[0])
+            with image.path.open("rb", buffering=0) as file:
+                datastore.put(path, iter(lambda: file.read(MIB), b""), length)
+        # Native drivers call it that, too.
+        return Stored(path.replace(" ", "%20"), ImageFormat.VMDK)
+
+    def _remove(self, datastore: Datastore) -> None:
+        datastore.delete_file(self._path, missing_ok=True)
+        datastore.delete_directory_if_empty(self._path.rpartition("/")[0])
+
+
+def _check_space(datastore: Datastore, needed: int) -> None:
+    free = datastore.space().free
+    if needed > free:
+        raise VCenterError(
+            f"{datastore.connection.server.name}: datastore {datastore.name} is full: the image takes "
+            f"{-(-needed // MIB)} MiB, and {free // MIB} MiB are free",
+            "NoDiskSpace",
+        )
 
 
 class FlatUpload:
