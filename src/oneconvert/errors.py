@@ -24,6 +24,10 @@ class SettingsError(OneconvertError):
     """oneconvert.conf, or an attribute of the datastore, holds a value that cannot be used."""
 
 
+class OptionError(OneconvertError):
+    """An option of the command line is missing, or names something that is not there or cannot be used."""
+
+
 class NotAllowedError(OneconvertError):
     """The administrator's rules forbid this source."""
 

@@ -138,6 +138,7 @@ def simulated_vcenter(
     datastores: Sequence[str] = ("datastore1",),
     datacenter: str = "DC0",
     folder: str = "",
+    clusters: int = 1,
     idle_seconds: float = 0,
     lease_seconds: float = 300,
 ) -> Iterator[SimulatedVCenter]:
@@ -149,6 +150,7 @@ def simulated_vcenter(
     certificate = authority.issue(directory / "server.pem")
     command: list[object] = [build(), "-certificate", certificate, "-key", certificate]
     command += ["-user", USER, "-password", PASSWORD, "-datacenter", datacenter, "-folder", folder]
+    command += ["-clusters", clusters]
     command += ["-idle", f"{idle_seconds}s", "-lease", f"{lease_seconds}s"]
     for number, name in enumerate(datastores):
         contents = directory / f"datastore-{number}"

@@ -10,15 +10,15 @@ import pytest
 from oneconvert.errors import OneconvertError, OnedError, SettingsError
 from oneconvert.opennebula.request import VCenterPlace
 from oneconvert.opennebula.vcenter_access import VCenterAccess, access_to
-from rig.oned import MockOned, mock_oned
+from rig.oned import MockedOned, mocked_oned
 
 PLACE = VCenterPlace(100, "vc.example.org", "uuid-1", "datastore-12", "one", "thin", "lsiLogic")
 
 
 @pytest.fixture
-def oned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MockOned]:
-    with mock_oned(tmp_path) as mock:
-        for name, value in mock.environment.items():
+def oned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MockedOned]:
+    with mocked_oned(tmp_path) as (mock, environment):
+        for name, value in environment.items():
             monkeypatch.setenv(name, value)
         yield mock
 
@@ -26,7 +26,7 @@ def oned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MockOned]:
 VCENTER = {"VCENTER_INSTANCE_ID": "uuid-1", "VCENTER_HOST": "old.example.org", "VCENTER_USER": "admin"}
 
 
-def test_the_host_of_the_same_vcenter_knows(oned: MockOned) -> None:
+def test_the_host_of_the_same_vcenter_knows(oned: MockedOned) -> None:
     oned.hosts = {
         1: {**VCENTER, "VCENTER_INSTANCE_ID": "uuid-2", "VCENTER_PASSWORD": "other"},
         2: {**VCENTER, "VCENTER_PASSWORD": "geheim", "VCENTER_PORT": "8443"},
@@ -36,12 +36,12 @@ def test_the_host_of_the_same_vcenter_knows(oned: MockOned) -> None:
     assert access_to(without, None).host == "old.example.org"
 
 
-def test_no_host_of_that_vcenter(oned: MockOned) -> None:
+def test_no_host_of_that_vcenter(oned: MockedOned) -> None:
     with pytest.raises(OnedError, match="datastore 100; import a cluster of that vCenter, or set vcenter_credentials"):
         access_to(PLACE, None)
 
 
-def test_a_host_without_a_password(oned: MockOned) -> None:
+def test_a_host_without_a_password(oned: MockedOned) -> None:
     oned.hosts = {3: {**VCENTER, "VCENTER_PASSWORD": ""}}
     with pytest.raises(OnedError, match="host 3 lacks"):
         access_to(PLACE, None)

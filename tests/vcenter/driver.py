@@ -10,7 +10,7 @@ from typing import Any
 
 from rig.front_end import Answer, FrontEnd, messages
 from rig.messages import Datastore
-from rig.oned import MockOned, mock_oned
+from rig.oned import MockedOned, mocked_oned
 from rig.vcenter import SimulatedDatastore, SimulatedVCenter
 
 DRIVER = "oneconvert_vcenter"
@@ -24,7 +24,8 @@ class Driver:
 
     front_end: FrontEnd
     vcenter: SimulatedVCenter
-    oned: MockOned
+    oned: MockedOned
+    environment: dict[str, str]
 
     def attributes(self, datastore: SimulatedDatastore | None = None, **more: str) -> dict[str, str]:
         """What OpenNebula's importer writes."""
@@ -40,12 +41,20 @@ class Driver:
     def datastore(self, datastore: SimulatedDatastore | None = None, **more: str) -> Datastore:
         return self.front_end.datastore("vcenter", DRIVER, attributes=self.attributes(datastore, **more))
 
+    def knows_image(self, ident: int, datastore: int) -> None:
+        """oned has an image in a datastore."""
+        self.oned.images[ident] = {"NAME": f"image_{ident}", "DATASTORE_ID": datastore}
+
+    def knows_datastore(self, ident: int, attributes: dict[str, str]) -> None:
+        """oned has a datastore."""
+        self.oned.datastores[ident] = {"NAME": f"datastore_{ident}", "TEMPLATE": attributes}
+
     def call(self, action: str, document: str, driver: str = DRIVER, release: str = "7.4", **more: Any) -> Answer:
-        return self.front_end.call(action, document, driver, release=release, **{**self.oned.environment, **more})
+        return self.front_end.call(action, document, driver, release=release, **{**self.environment, **more})
 
     def cp(self, path: str, ident: int, store: Datastore | None = None, size: int = 24, **more: Any) -> Answer:
         store = store or self.datastore()
-        self.oned.images[ident] = store.ident
+        self.knows_image(ident, store.ident)
         return self.call("cp", messages().cp(ident, path, size, store, attributes=more), store.ds_mad)
 
     def files(self, datastore: SimulatedDatastore | None = None) -> list[str]:
@@ -57,8 +66,8 @@ class Driver:
 @contextmanager
 def driver(front_end: FrontEnd, vcenter: SimulatedVCenter, directory: Path) -> Iterator[Driver]:
     """With TLS verified by the authority of the vCenter's certificate, and the password of an OpenNebula host."""
-    with mock_oned(directory) as oned, front_end.settings(vcenter_ca_file=vcenter.ca_file):
-        made = Driver(front_end, vcenter, oned)
+    with mocked_oned(directory) as (oned, environment), front_end.settings(vcenter_ca_file=vcenter.ca_file):
+        made = Driver(front_end, vcenter, oned, environment)
         oned.hosts[3] = {
             "VCENTER_INSTANCE_ID": vcenter.instance_uuid,
             "VCENTER_HOST": vcenter.host,
@@ -66,5 +75,5 @@ def driver(front_end: FrontEnd, vcenter: SimulatedVCenter, directory: Path) -> I
             "VCENTER_USER": vcenter.user,
             "VCENTER_PASSWORD": vcenter.password,
         }
-        oned.datastores[NUMBER] = made.attributes()
+        made.knows_datastore(NUMBER, made.attributes())
         yield made

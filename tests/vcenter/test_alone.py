@@ -66,7 +66,7 @@ def test_a_cd_rom_image_stays_what_it_is(driver: Driver, images: Images, web: We
     images.file("cdrom").write_bytes(iso)
     images.file("cdrom.gz").write_bytes(gzip.compress(iso))
     store = driver.datastore()
-    driver.oned.images[43] = store.ident
+    driver.knows_image(43, store.ident)
     answer = driver.call("cp", messages().cp(43, web.url(name), 1, store, kind=1))
     assert (answer.status, answer.stdout) == (0, "one/43/one-43.iso vmdk\n"), answer.stderr
     assert (driver.vcenter.datastore.directory / "one/43/one-43.iso").read_bytes() == iso
@@ -141,7 +141,8 @@ def test_a_clone(driver: Driver, images: Images, web: Web, across: bool) -> None
     first, second = driver.vcenter.datastores
     source = driver.datastore(first)
     assert driver.cp(web.url("qcow2"), 46, source).status == 0
-    driver.oned.images[46], driver.oned.datastores[source.ident] = source.ident, driver.attributes(first)
+    driver.knows_image(46, source.ident)
+    driver.knows_datastore(source.ident, driver.attributes(first))
     target = driver.datastore(second if across else first)
     answer = driver.call("clone", messages().clone(47, "one/46/one-46.vmdk", "vmdk", SIZE_MB, target))
     assert (answer.status, answer.stdout, answer.stderr) == (0, "one/47/one-47.vmdk vmdk\n", "")
@@ -150,7 +151,8 @@ def test_a_clone(driver: Driver, images: Images, web: Web, across: bool) -> None
 
 
 def test_a_clone_of_another_vcenter(driver: Driver) -> None:
-    driver.oned.images[46], driver.oned.datastores[7] = 7, driver.attributes(VCENTER_INSTANCE_ID="other")
+    driver.knows_image(46, 7)
+    driver.knows_datastore(7, driver.attributes(VCENTER_INSTANCE_ID="other"))
     answer = driver.call("clone", messages().clone(47, "one/46/one-46.vmdk", "vmdk", SIZE_MB, driver.datastore()))
     assert (answer.status, answer.stdout) == (1, "")
     assert "another vCenter" in answer.stderr

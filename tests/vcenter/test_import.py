@@ -58,7 +58,7 @@ def test_every_format_becomes_a_disk_of_the_vcenter_by_an_nfc_store_of_ours(
 @pytest.mark.parametrize("release", ["5.12", "6.4", "6.4 -i", "6.8", "7.4"])
 def test_every_convention_of_calling(driver: Driver, web: Web, release: str) -> None:
     document = messages(release).cp(7, web.url("vmdk-stream"), SIZE_MB, driver.datastore())
-    driver.oned.images[7] = 100
+    driver.knows_image(7, 100)
     answer = driver.call("cp", document, release=release)
     assert (answer.status, answer.stdout) == (0, "one/7/one-7.vmdk vmdk\n"), answer.stderr
 
@@ -238,7 +238,7 @@ def test_a_vcenter_that_dies_in_the_middle_is_told_in_one_line(
 def test_a_signal_in_the_middle_of_an_upload(driver: Driver, web: Web, number: signal.Signals) -> None:
     driver.vcenter.fail("stall", after=100_000)
     document = messages().cp(42, web.url("qcow2"), SIZE_MB, driver.datastore())
-    process, stdin = driver.front_end.start("cp", document, DRIVER, **driver.oned.environment)
+    process, stdin = driver.front_end.start("cp", document, DRIVER, **driver.environment)
     assert process.stdin
     process.stdin.write(stdin)
     process.stdin.close()
@@ -257,7 +257,7 @@ def test_what_a_killed_import_left_the_next_one_removes(driver: Driver, web: Web
     driver.vcenter.fail("stall", after=100_000)
     store = driver.datastore()
     process, stdin = driver.front_end.start(
-        "cp", messages().cp(41, web.url("qcow2"), SIZE_MB, store), DRIVER, **driver.oned.environment
+        "cp", messages().cp(41, web.url("qcow2"), SIZE_MB, store), DRIVER, **driver.environment
     )
     assert process.stdin
     process.stdin.write(stdin)

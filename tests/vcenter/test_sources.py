@@ -36,7 +36,7 @@ def driver(front_end: FrontEnd, vcenter: SimulatedVCenter, web: Web, tmp_path: P
 def download(driver: Driver, location: str, target: str | None = "qcow2", **more: object) -> Answer:
     store = driver.front_end.datastore(target)
     document = messages().cp(7, location, SIZE_MB, store, attributes=more)
-    driver.oned.images[7] = store.ident
+    driver.knows_image(7, store.ident)
     answer = driver.call("cp", document, "oneconvert_fs")
     if answer.status:
         assert answer.stdout == ""
@@ -136,7 +136,7 @@ def test_an_extent_that_is_too_short(driver: Driver) -> None:
 def test_others_than_admins_must_be_allowed_to(driver: Driver) -> None:
     store = driver.front_end.datastore("qcow2")
     document = messages().cp(7, location(), SIZE_MB, store).replace("<GID>0</GID>", "<GID>100</GID>", 1)
-    driver.oned.images[7] = store.ident
+    driver.knows_image(7, store.ident)
     answer = driver.call("cp", document, "oneconvert_fs")
     assert (answer.status, answer.stdout) == (1, "")
     assert "only the group oneadmin" in answer.stderr

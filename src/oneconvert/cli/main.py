@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from oneconvert.errors import OneconvertError, SettingsError
+from oneconvert.cli import vcenter
+from oneconvert.errors import InterruptedBySignalError, OneconvertError, SettingsError
 from oneconvert.opennebula.invocation import PREFIX
 from oneconvert.opennebula.oned_conf import lines_to_add
 from oneconvert.settings import opennebula_directories
@@ -22,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OneconvertError as error:
         sys.stderr.write(f"oneconvert: {error.sentence}\n")
         return 1
+    except InterruptedBySignalError as error:
+        sys.stderr.write(f"oneconvert: interrupted by {signal.Signals(error.signum).name}\n")
+        return 128 + error.signum
     return status
 
 
@@ -45,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     oned_conf.add_argument("--file", type=Path, metavar="PATH", help="another oned.conf than OpenNebula's own")
     oned_conf.set_defaults(run=print_oned_conf)
+    vcenter.add_subcommands(subcommands)
     return parser
 
 

@@ -47,10 +47,15 @@ def image_was_deleted(image_id: int) -> bool:
         with oned() as server:
             server.image.info(image_id)
     except OnedError as error:
-        if type(error.__cause__).__name__ == "OneNoExistsException":
+        if is_missing(error):
             return True
         LOG.warning("%s", error.sentence)
     return False
+
+
+def is_missing(error: OnedError) -> bool:
+    """Whether oned answered that it has no such object."""
+    return type(error.__cause__).__name__ == "OneNoExistsException"
 
 
 @contextmanager

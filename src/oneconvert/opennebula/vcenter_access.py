@@ -52,6 +52,16 @@ def place_of_image(image_id: int) -> VCenterPlace:
     return place_of_datastore(datastore_id)
 
 
+def imported_clusters(instance_id: str) -> frozenset[str]:
+    """References (``domain-c7``) of the clusters of a vCenter that are hosts of OpenNebula. Raises OnedError."""
+    with oned() as server:
+        return frozenset(
+            _text(each, "VCENTER_CCR_REF")
+            for each in server.hostpool.info().HOST
+            if _text(each, "VCENTER_INSTANCE_ID") == instance_id
+        )
+
+
 def _from_host(place: VCenterPlace) -> VCenterAccess:
     """From the host with the same VCENTER_INSTANCE_ID. Its password is encrypted, and oned decrypts it for oneadmin."""
     with oned() as server:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,6 +10,10 @@ from typing import Any
 from pyVmomi import vmodl
 
 from oneconvert.vcenter.connection import Connection
+
+# What vSphere escapes in names (ManagedEntity.name of the "vSphere Web Services API" reference).
+ESCAPES = {"%": "%25", "/": "%2f", "\\": "%5c"}
+ESCAPED = re.compile("%(25|2f|5c)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -38,3 +43,13 @@ def children(connection: Connection, parent: Any, path: str, kind: Any, *names: 
             break
         result = connection.call(partial(asked.ContinueRetrievePropertiesEx, result.token))
     return found
+
+
+def plain_name(name: str) -> str:
+    """The name that people gave, of one that vSphere tells."""
+    return ESCAPED.sub(lambda match: bytes.fromhex(match[1]).decode(), name)
+
+
+def escaped_name(name: str) -> str:
+    """A name, escaped or not, as vSphere has it."""
+    return "".join(ESCAPES.get(each, each) for each in plain_name(name))

@@ -38,6 +38,7 @@ type call struct {
 //	POST /control/fail?what=datastore-full&after=N   N more bytes fit; with silent=yes a truncated PUT is answered with 200
 //	POST /control/fail?what=slow-task&seconds=S      tasks on disks take so long
 //	POST /control/fail?what=method&method=M&fault=F  the next call of M, or its task, fails; more of the query are fields of F
+//	POST /control/fail?what=slow-method&method=M&seconds=S       the answers to M, which is done, take so long
 //	POST /control/fail?what=session-end              of all clients, at once
 type control struct {
 	mu          sync.Mutex
@@ -80,7 +81,7 @@ func (c *control) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 			c.methods[query.Get("method")] = query
-		case "die", "cut", "stall", "lease-error", "lease-initializing", "slow-task", "datastore-full":
+		case "die", "cut", "stall", "lease-error", "lease-initializing", "slow-task", "slow-method", "datastore-full":
 			c.faults[what] = query
 		default:
 			http.Error(w, "no such fault", http.StatusBadRequest)

@@ -61,6 +61,7 @@ var ours = map[string]bool{
 	"RefreshDatastore":               true, // answers nothing
 	"CancelTask":                     true, // not there
 	"MakeDirectory":                  true, // with parents, no FileAlreadyExists
+	"QueryConfigOptionEx":            true, // leaves out what must be there
 	"SearchDatastore_Task":           true, // no capacity of disks
 	"SearchDatastoreSubFolders_Task": true, // the same
 }
@@ -111,6 +112,9 @@ func (s *server) soap(w http.ResponseWriter, r *http.Request) {
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	s.service.ServeSDK(w, r)
+	if method != nil && s.control.option("slow-method", "method") == method.Name {
+		time.Sleep(s.control.seconds("slow-method"))
+	}
 	for _, cookie := range (&http.Response{Header: w.Header()}).Cookies() {
 		if cookie.Name == soap.SessionCookieName && method != nil {
 			if login, ok := method.Body.(*types.Login); ok {

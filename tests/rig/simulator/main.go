@@ -25,6 +25,7 @@ type options struct {
 	idle, lease      time.Duration
 	datacenter       string
 	folder           string
+	clusters         int
 	datastores       pairs
 }
 
@@ -48,6 +49,7 @@ func parse() options {
 	flag.DurationVar(&o.lease, "lease", 5*time.Minute, "a lease without progress for so long ends")
 	flag.StringVar(&o.datacenter, "datacenter", "DC0", "name of the datacenter")
 	flag.StringVar(&o.folder, "folder", "", "name of a folder that holds the datacenter")
+	flag.IntVar(&o.clusters, "clusters", 1, "how many there are, of one host each")
 	flag.Var(&o.datastores, "datastore", "name=directory, may be repeated")
 	flag.Parse()
 	return o
@@ -59,6 +61,7 @@ func main() {
 	simulator.SessionIdleTimeout = o.idle
 
 	model := simulator.VPX()
+	model.Cluster = o.clusters
 	model.Machine, model.Datastore, model.Host, model.ClusterHost = 0, 0, 0, 1
 	check(model.Create())
 	model.Service.Listen = &url.URL{User: url.UserPassword(o.user, o.password)}
