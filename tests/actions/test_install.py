@@ -200,7 +200,7 @@ def test_only_thin_files_are_below_remotes(installed_once: Installer) -> None:
         assert stat.S_ISREG(status.st_mode)
         assert stat.S_IMODE(status.st_mode) == 0o755
         assert status.st_size < 2048
-        original = "cp" if path.name == "cp" else "delegate"
+        original = "cp" if path.name in ("cp", "stat") else "delegate"
         assert path.read_bytes() == (REPOSITORY / "remotes" / "datastore" / "oneconvert" / original).read_bytes()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,7 +66,12 @@ class Driver:
 
 @contextmanager
 def driver(front_end: FrontEnd, vcenter: SimulatedVCenter, directory: Path) -> Iterator[Driver]:
-    """With TLS verified by the authority of the vCenter's certificate, and the password of an OpenNebula host."""
+    """With TLS verified by the authority of the vCenter's certificate, and the password of an OpenNebula host; its datastores
+    are empty.
+    """
+    for datastore in vcenter.datastores:
+        for path in datastore.directory.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     with mocked_oned(directory) as (oned, environment), front_end.settings(vcenter_ca_file=vcenter.ca_file):
         made = Driver(front_end, vcenter, oned, environment)
         oned.hosts[3] = {

@@ -150,6 +150,18 @@ def test_a_clone(driver: Driver, images: Images, web: Web, across: bool) -> None
     assert same_disk(flat, "raw", images.file("raw"), "raw")
 
 
+def test_a_clone_of_a_cd_rom_image(driver: Driver) -> None:
+    source = driver.datastore()
+    iso = driver.vcenter.datastore.directory / "one" / "46" / "one-46.iso"
+    iso.parent.mkdir(parents=True)
+    iso.write_bytes(b"content")
+    driver.knows_image(46, source.ident)
+    driver.knows_datastore(source.ident, driver.attributes())
+    answer = driver.call("clone", messages().clone(47, "one/46/one-46.iso", "vmdk", 1, source))
+    assert (answer.status, answer.stdout, answer.stderr) == (0, "one/47/one-47.iso vmdk\n", "")
+    assert (driver.vcenter.datastore.directory / "one/47/one-47.iso").read_bytes() == b"content"
+
+
 def test_a_clone_of_another_vcenter(driver: Driver) -> None:
     driver.knows_image(46, 7)
     driver.knows_datastore(7, driver.attributes(VCENTER_INSTANCE_ID="other"))
@@ -189,10 +201,30 @@ def test_the_size_of_any_other_image_is_told_by_the_native_driver_for_files(driv
     assert answer.status == 0
 
 
-def test_a_disk_that_the_vcenter_has_becomes_an_image_without_a_copy(driver: Driver) -> None:
-    answer = driver.cp("vcenter://templates/old disk.vmdk", 49)
-    assert (answer.status, answer.stdout) == (0, "templates/old%20disk.vmdk vmdk\n"), answer.stderr
-    assert driver.files() == []
+def test_a_disk_that_the_vcenter_has_becomes_an_image_without_a_copy_and_stays_when_that_goes(driver: Driver) -> None:
+    store = driver.datastore()
+    driver.call("mkfs", messages().mkfs(48, "raw", 7, store))
+    directory = driver.vcenter.datastore.directory
+    (directory / "one" / "48").rename(directory / "templates é")
+    before = driver.files()
+    answer = driver.cp("vcenter://templates é/one-48.vmdk", 49, store)
+    assert (answer.status, answer.stdout) == (0, "templates%20é/one-48.vmdk vmdk\n"), answer.stderr
+    assert driver.call("rm", messages().rm(49, answer.stdout.split()[0], "vmdk", 7, store)).status == 0
+    assert driver.files() == before
+
+
+def test_a_disk_that_is_not_there_becomes_no_image(driver: Driver) -> None:
+    answer = driver.cp("vcenter://templates/none.vmdk", 49)
+    assert (answer.status, answer.stdout) == (1, "")
+    assert "there is no [datastore1] templates/none.vmdk" in answer.stderr
+
+
+def test_only_admins_make_images_of_disks_that_are_there(driver: Driver) -> None:
+    store = driver.datastore()
+    document = messages().cp(49, "vcenter://one/1/one-1.vmdk", 1, store).replace("<GID>0</GID>", "<GID>100</GID>", 1)
+    answer = driver.call("cp", document)
+    assert (answer.status, answer.stdout) == (1, "")
+    assert "only the group oneadmin" in answer.stderr
 
 
 def test_where_a_marketplace_fetches_a_disk(driver: Driver) -> None:

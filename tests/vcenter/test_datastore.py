@@ -53,8 +53,8 @@ def pieces(data: bytes) -> Iterator[bytes]:
         yield data[start : start + 100_000]
 
 
-def fetched(datastore: Datastore, path: str, **part: int) -> bytes:
-    with datastore.get(path, **part) as answer:
+def fetched(datastore: Datastore, path: str) -> bytes:
+    with datastore.get(path) as answer:
         return b"".join(answer.chunks())
 
 
@@ -238,7 +238,7 @@ def test_a_disk_of_a_handler_of_ours_is_made_copied_moved_and_deleted(datastore:
     assert 'ddb.thinProvisioned = "1"' in (directory / "a b.vmdk").read_text()
     (directory / "a b-flat.vmdk").write_bytes(noise(5 * MIB))
 
-    datastore.copy_disk("one/a b.vmdk", "one/copie é.vmdk")
+    datastore.copy_disk("one/a b.vmdk", "one/copie é.vmdk", datastore)
     assert (directory / "copie é-flat.vmdk").read_bytes() == noise(5 * MIB)
 
     datastore.make_directory("one/8")
@@ -253,38 +253,24 @@ def test_a_disk_of_a_handler_of_ours_is_made_copied_moved_and_deleted(datastore:
     assert list(directory.iterdir()) == []
 
 
-def test_a_copy_by_a_handler_of_ours_has_another_type_and_adapter(
-    datastore: Datastore, directory: Path, vcenter: SimulatedVCenter
-) -> None:
-    datastore.create_disk("one/a.vmdk", MIB, disk_type="preallocated", adapter_type="busLogic")
-    assert "thinProvisioned" not in (directory / "a.vmdk").read_text()
-    datastore.copy_disk("one/a.vmdk", "one/b.vmdk", disk_type="thin", adapter_type="ide")
-    text = (directory / "b.vmdk").read_text()
-    assert 'ddb.thinProvisioned = "1"' in text and 'ddb.adapterType = "ide"' in text
-
-
-def test_a_vcenter_that_knows_no_spec_copies_the_disk_as_it_is(
-    datastore: Datastore, directory: Path, vcenter: SimulatedVCenter
-) -> None:
-    """With handlers of ours for both."""
-    datastore.create_disk("one/a.vmdk", MIB, disk_type="preallocated")
-    vcenter.fail_method("CopyVirtualDisk_Task", "NotImplemented")
-    datastore.copy_disk("one/a.vmdk", "one/b.vmdk", disk_type="thin")
-    assert capacity(datastore, "one/b.vmdk") == MIB
-    assert len(vcenter.calls("CopyVirtualDisk_Task")) == 2
-
-
 def test_a_disk_goes_to_another_datastore_by_a_handler_of_ours(
     connection: Connection, vcenter: SimulatedVCenter
 ) -> None:
     here, there = (Datastore(connection, each.ref) for each in vcenter.datastores)
     here.create_disk("moving.vmdk", MIB)
-    here.copy_disk("moving.vmdk", "copied.vmdk", to=there)
-    here.move_disk("moving.vmdk", "moved.vmdk", to=there)
-    for name in ("copied", "moved"):
-        assert (vcenter.datastores[1].directory / f"{name}-flat.vmdk").stat().st_size == MIB
-        there.delete_disk(f"{name}.vmdk")
-    assert here.look_up("moving.vmdk") is None
+    here.copy_disk("moving.vmdk", "copied.vmdk", there)
+    assert (vcenter.datastores[1].directory / "copied-flat.vmdk").stat().st_size == MIB
+    there.delete_disk("copied.vmdk")
+    here.delete_disk("moving.vmdk")
+
+
+def test_a_file_is_copied(connection: Connection, vcenter: SimulatedVCenter) -> None:
+    here, there = (Datastore(connection, each.ref) for each in vcenter.datastores)
+    here.put("é 1.iso", pieces(noise(MIB)), MIB)
+    here.copy_file("é 1.iso", "copied.iso", there)
+    assert (vcenter.datastores[1].directory / "copied.iso").read_bytes() == noise(MIB)
+    here.delete_file("é 1.iso")
+    there.delete_file("copied.iso")
 
 
 def test_an_uploaded_streamoptimized_disk_is_copied_by_a_handler_of_ours(
@@ -294,7 +280,7 @@ def test_an_uploaded_streamoptimized_disk_is_copied_by_a_handler_of_ours(
     datastore.put("one/upload.vmdk", pieces(data), len(data))
     raw = images.file("raw").read_bytes()
     assert capacity(datastore, "one/upload.vmdk") == len(raw)
-    datastore.copy_disk("one/upload.vmdk", "one/disk.vmdk")
+    datastore.copy_disk("one/upload.vmdk", "one/disk.vmdk", datastore)
     assert hashlib.sha256((directory / "disk-flat.vmdk").read_bytes()).digest() == hashlib.sha256(raw).digest()
     datastore.delete_disk("one/upload.vmdk")
     assert not (directory / "upload.vmdk").exists()
@@ -316,7 +302,7 @@ def test_disks_are_not_overwritten(datastore: Datastore, directory: Path) -> Non
     datastore.create_disk("one/b.vmdk", 2 * MIB)
     for attempt in (
         lambda: datastore.create_disk("one/a.vmdk", 3 * MIB),
-        lambda: datastore.copy_disk("one/b.vmdk", "one/a.vmdk"),
+        lambda: datastore.copy_disk("one/b.vmdk", "one/a.vmdk", datastore),
         lambda: datastore.move_disk("one/b.vmdk", "one/a.vmdk"),
     ):
         with pytest.raises(VCenterError, match="exists already"):
@@ -337,7 +323,7 @@ def test_a_disk_on_a_full_datastore_is_told_by_a_handler_of_ours(
     vcenter.fail("datastore-full")
     for attempt in (
         lambda: datastore.create_disk("one/b.vmdk", MIB),
-        lambda: datastore.copy_disk("one/a.vmdk", "one/b.vmdk"),
+        lambda: datastore.copy_disk("one/a.vmdk", "one/b.vmdk", datastore),
     ):
         with pytest.raises(VCenterError, match="is full") as caught:
             attempt()
@@ -361,19 +347,6 @@ def test_a_descriptor_whose_disk_is_gone_is_deleted(
     vcenter.fail_method("DeleteVirtualDisk_Task", "FileNotFound")
     datastore.delete_disk("one/a.vmdk")
     assert list(directory.iterdir()) == []
-
-
-def test_a_copy_that_takes_too_long_is_cancelled_by_a_handler_of_ours(
-    datastore: Datastore, directory: Path, vcenter: SimulatedVCenter
-) -> None:
-    datastore.create_disk("one/a.vmdk", MIB)
-    vcenter.fail("slow-task", seconds=30)
-    with pytest.raises(VCenterError, match="takes longer"):
-        datastore.copy_disk("one/a.vmdk", "one/b.vmdk", within=0.5)
-    assert len(vcenter.calls("CancelTask")) == 1
-    vcenter.heal()
-    datastore.delete_disk("one/b.vmdk", missing_ok=True)
-    assert sorted(each.name for each in directory.iterdir()) == ["a-flat.vmdk", "a.vmdk"]
 
 
 def test_uploads_run_beside_calls(datastore: Datastore, directory: Path) -> None:

@@ -193,6 +193,43 @@ def test_a_login_that_expires_while_the_image_is_fetched(
         assert answer.status == 0, answer.stderr
 
 
+def test_the_attributes_of_an_image_do_not_say_which_vcenter_it_is(driver: Driver, web: Web) -> None:
+    """They are those of its user, who would get the password of the vCenter sent to a server of his."""
+    elsewhere = {"VCENTER_HOST": "127.0.0.1:1", "VCENTER_INSTANCE_ID": "x", "VCENTER_DS_REF": "datastore-999",
+                 "VCENTER_DS_IMAGE_DIR": "elsewhere"}  # fmt: skip
+    answer = driver.cp(web.url("qcow2"), 42, **elsewhere)
+    assert (answer.status, answer.stdout) == (0, "one/42/one-42.vmdk vmdk\n"), answer.stderr
+
+
+def test_an_adapter_that_no_disk_has_is_told_before_anything_is_fetched(driver: Driver, web: Web) -> None:
+    web.requests.clear()
+    answer = driver.cp(web.url("qcow2"), 42, VCENTER_ADAPTER_TYPE="usb")
+    assert (answer.status, answer.stdout) == (1, "")
+    assert "no adapter 'usb'" in answer.stderr
+    assert web.requests == []
+
+
+def test_a_machine_that_cannot_be_removed_ends_the_import(driver: Driver, web: Web) -> None:
+    """Or the next import would take it, and the disk, for what was left of one that was killed."""
+    driver.vcenter.fail_method("Destroy_Task", "NoPermission", PrivilegeId="VirtualMachine.Inventory.Delete")
+    answer = driver.cp(web.url("qcow2"), 42)
+    assert (answer.status, answer.stdout) == (1, "")
+    assert "VirtualMachine.Inventory.Delete" in answer.stderr
+    assert not [path for path in driver.files() if path.endswith(".vmdk")]
+    assert driver.cp(web.url("vdi"), 43).status == 0
+    assert driver.files() == ["one", "one/43", "one/43/one-43-flat.vmdk", "one/43/one-43.vmdk"]
+
+
+def test_a_disk_of_somebody_else_that_appears_meanwhile_stays(driver: Driver, web: Web) -> None:
+    driver.vcenter.fail_method("MoveVirtualDisk_Task", "FileAlreadyExists")
+    answer = driver.cp(web.url("qcow2"), 42)
+    assert (answer.status, answer.stdout) == (1, "")
+    assert "exists already" in answer.stderr
+    deleted = [each["arguments"]["Name"] for each in driver.vcenter.calls("DeleteVirtualDisk_Task")]
+    assert not any(name.endswith("one-42.vmdk") for name in deleted)
+    nothing_left(driver)
+
+
 # --- Failures in the middle of an upload: nothing may be left --------------------------------------------------------
 
 
@@ -267,8 +304,11 @@ def test_what_a_killed_import_left_the_next_one_removes(driver: Driver, web: Web
     process.kill()
     process.communicate()
     driver.vcenter.heal()
-    left = [path for path in driver.files() if path.startswith("oneconvert.")]
-    assert left
+    assert [path for path in driver.files() if path.startswith("oneconvert.")]
+    assert driver.cp(web.url("vdi"), 40, store).status == 0
+    assert [path for path in driver.files() if path.startswith("oneconvert.")], "its workspace is there"
+    driver.call("rm", messages().rm(40, "one/40/one-40.vmdk", "vmdk", SIZE_MB, store), DRIVER)
+    shutil.rmtree(driver.vcenter.datastore.directory / "one" / "40")
     for workspace in Path(store.base_path).glob(".oneconvert/*"):
         shutil.rmtree(workspace)  # as the next import does after a minute
     answer = driver.cp(web.url("vdi"), 42, store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,6 +107,7 @@ def test_the_size_that_oned_asks_for(driver: Driver) -> None:
         ("vcenter://one/42/one-42.vmdk?param_dsid=x", "is not understood"),
         ("vcenter://?param_dsid=100", "is not understood"),
         (location(param_vm="x"), "is not understood"),
+        ("vcenter://one/42/one-42.vmdk?param_dsid=99999999999", "is not understood"),
     ],
 )
 def test_what_is_not_there(driver: Driver, where: str, words: str) -> None:
@@ -143,6 +145,14 @@ def test_others_than_admins_must_be_allowed_to(driver: Driver) -> None:
     assert driver.vcenter.calls() == []
     with driver.front_end.settings(vcenter_sources="all"):
         assert driver.call("cp", document, "oneconvert_fs").status == 0
+
+
+def test_disks_of_a_vcenter_are_not_cached(driver: Driver, images: Images, tmp_path: Path) -> None:
+    """Whether somebody may have them depends on who it is."""
+    with driver.front_end.settings(cache_size="1G", cache_dir=tmp_path / "cache"):
+        md5 = hashlib.md5(images.file("raw").read_bytes()).hexdigest()
+        assert download(driver, location(), MD5=md5).status == 0
+    assert not (tmp_path / "cache").exists()
 
 
 # --- Disks of virtual machines ---------------------------------------------------------------------------------------
@@ -195,6 +205,14 @@ def test_a_disk_of_a_machine_by_an_export_lease_of_ours(
     assert same_disk(answer.source, target, images.file("raw"), "raw")
     assert len(driver.vcenter.calls("HttpNfcLeaseComplete")) == 1
     assert driver.vcenter.calls("HttpNfcLeaseAbort") == []
+
+
+def test_a_ticket_of_a_lease_is_told_to_nobody(driver: Driver, web_server: str) -> None:
+    driver.front_end.log.write_text("")
+    driver.vcenter.fail("cut", after=100_000)
+    answer = download(driver, location("", param_vm=web_server))
+    assert "nfc" not in answer.stderr + driver.front_end.log.read_text()
+    assert f"vcenter://{web_server}" in answer.stderr
 
 
 def test_the_size_of_a_disk_of_a_machine(driver: Driver, web_server: str) -> None:

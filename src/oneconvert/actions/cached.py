@@ -7,7 +7,7 @@ from dataclasses import astuple
 from importlib.metadata import version
 from pathlib import Path
 
-from oneconvert.actions.plan import Import
+from oneconvert.actions.plan import VCENTER, Import
 from oneconvert.actions.sizes import check_free_space, check_virtual_size
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.safety import confirm_result
@@ -25,7 +25,10 @@ def cache_entry(request: Request, decision: Import, settings: Settings) -> Entry
     Its key has all that the result depends on, and the rules that allowed it, for stricter ones must hold for it, too.
     """
     checksums = sorted({(each.algorithm, each.digest) for each in request.image.checksums})
-    if not (settings.cache_size and decision.target and checksums and scheme_of(decision.location)):
+    # Whether somebody may have a disk of a vCenter depends on who it is.
+    if not (
+        settings.cache_size and decision.target and checksums and scheme_of(decision.location) not in ("", VCENTER)
+    ):
         return None
     key = key_of(
         version("oneconvert"),

@@ -1,6 +1,6 @@
-"""The datastore actions: the life of an image from oned's message to its place in the datastore.
+"""The life of an image, from oned's message to its place in the datastore: the datastore action ``cp``.
 
-Every action but ``cp`` is the native driver's own; the executable that is installed for it does not come here.
+The others are the native driver's own, and their executables do not come here; for vCenter see ``actions.vcenter``.
 """
 
 from __future__ import annotations
@@ -57,6 +57,9 @@ def cp(invocation: Invocation, document: Document, settings: Settings) -> None:
         LOG.info("left to the native driver: %s", decision.reason)
         become(_with_path(invocation, document, request, decision))
     if isinstance(decision, Register):
+        from oneconvert.actions.vcenter_source import check_registered
+
+        check_registered(decision.source, request, read_vcenter(document), settings)
         write_result(decision.source, ImageFormat.VMDK)
         return
     started = time.monotonic()
@@ -86,7 +89,7 @@ def _way_in(
     invocation: Invocation, document: Document, request: Request, decision: Import, settings: Settings, directory: Path
 ) -> HandOver | VCenterImport | FlatUpload:
     """How the image will be stored; that there is a place for it is found out before anything is fetched."""
-    hand_over = HandOver(invocation, document, request, directory)
+    hand_over = HandOver(invocation, document, request, directory, sits=not decision.vcenter)
     if not decision.vcenter:
         return hand_over
     # Only here: the library for vCenter takes a while to load.

@@ -1,4 +1,4 @@
-"""The process behind ``remotes/datastore/oneconvert_<native>/cp``: from arguments to exit status.
+"""The process behind ``remotes/datastore/oneconvert_<native>/<action>``: from arguments to exit status.
 
 Here every failure becomes one sentence for the user; what a developer wants to know goes to the log.
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from urllib.parse import unquote
 
-from oneconvert.jobs.signals import interruptible
 from oneconvert.opennebula.document import Document
 from oneconvert.opennebula.invocation import Invocation
 from oneconvert.opennebula.native import become, is_alone
@@ -31,10 +30,9 @@ def stat(invocation: Invocation, document: Document, settings: Settings) -> None
     from oneconvert.actions.vcenter_store import opened_datastore
     from oneconvert.opennebula.request import read_vcenter
 
-    with interruptible():
-        if is_own:
-            with opened_datastore(read_vcenter(document), settings) as datastore:
-                size = size_in(datastore, unquote(location[len(VCENTER) :]))
-        else:
-            size = disk_size(location, settings)
+    if is_own:
+        with opened_datastore(read_vcenter(document), settings) as datastore:
+            size = size_in(datastore, unquote(location[len(VCENTER) :]))
+    else:
+        size = disk_size(location, settings)
     write_lines(str(-(-size // MIB)))

@@ -6,15 +6,16 @@ the datastore of the vCenter.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 from urllib.parse import unquote
 
 from lxml import etree
 
 from oneconvert.actions.vcenter_store import opened_datastore
 from oneconvert.errors import MessageError, NotAllowedError, VCenterError
-from oneconvert.jobs.signals import interruptible
 from oneconvert.opennebula.document import Document
 from oneconvert.opennebula.invocation import Invocation
 from oneconvert.opennebula.request import VCenterPlace, read_vcenter
@@ -24,25 +25,31 @@ from oneconvert.settings import Settings
 from oneconvert.vcenter.datastore import Datastore
 from oneconvert.vcenter.upload import remove_disk
 
+LOG = logging.getLogger(__name__)
+
 MIB = 1024 * 1024
-CDROM = "1"
+CDROM = ".iso"
 # Of an image that is to be saved into later: its disk comes from a virtual machine.
 SAVE_AS = "save_as"
 
 
 def rm(invocation: Invocation, document: Document, settings: Settings) -> None:
-    """Delete a disk, and its directory if that is empty then; what is gone already is no error."""
-    if document.text("IMAGE/TEMPLATE/VCENTER_IMPORTED"):
-        return  # it was there before OpenNebula was
-    path = unquote(_required(document, "IMAGE/SOURCE"))
-    with interruptible(), opened_datastore(read_vcenter(document), settings) as datastore:
-        if document.text("IMAGE/TYPE") == CDROM:
-            datastore.delete_file(path, missing_ok=True)
+    """Delete a disk, and its directory if that is empty then; what is gone already is no error.
+
+    A disk that was there before OpenNebula was, which only became an image, stays.
+    """
+    path = PurePosixPath(unquote(_required(document, "IMAGE/SOURCE")))
+    image_id = _number(document, "IMAGE/ID")
+    made_here = (path.parent.name, path.stem) == (str(image_id), f"one-{image_id}")
+    if document.text("IMAGE/TEMPLATE/VCENTER_IMPORTED") or not made_here:
+        LOG.info("%s stays: it was there before it became image %d", path, image_id)
+        return
+    with opened_datastore(read_vcenter(document), settings) as datastore:
+        if path.suffix == CDROM:
+            datastore.delete_file(str(path), missing_ok=True)
         else:
-            datastore.delete_disk(path, missing_ok=True)
-        directory = path.rpartition("/")[0]
-        if directory:
-            datastore.delete_directory_if_empty(directory)
+            datastore.delete_disk(str(path), missing_ok=True)
+        datastore.delete_directory_if_empty(str(path.parent))
 
 
 def mkfs(invocation: Invocation, document: Document, settings: Settings) -> None:
@@ -51,11 +58,9 @@ def mkfs(invocation: Invocation, document: Document, settings: Settings) -> None
     if document.text("IMAGE/FORMAT") == SAVE_AS:
         write_lines(_source(path))
         return
-    size = int(_required(document, "IMAGE/SIZE")) * MIB
-    with interruptible(), opened_datastore(place, settings) as datastore:
-        datastore.make_directory(path.rpartition("/")[0])
-        with _removed_after_failure(datastore, path):
-            datastore.create_disk(path, size, place.disk_type, place.adapter_type)
+    size = _number(document, "IMAGE/SIZE") * MIB
+    with opened_datastore(place, settings) as datastore, _removed_after_failure(datastore, path):
+        datastore.create_disk(path, size, place.disk_type, place.adapter_type)
     write_lines(_source(path))
 
 
@@ -63,22 +68,24 @@ def clone(invocation: Invocation, document: Document, settings: Settings) -> Non
     """Copy a disk within a vCenter, and print the SOURCE and the format of the copy."""
     place, path = _new_disk(document)
     original = unquote(_required(document, "IMAGE/PATH"))
-    with interruptible(), opened_datastore(place, settings) as datastore:
-        source = datastore
-        if not datastore.look_up(original):
-            other = place_of_image(int(_required(document, "IMAGE/CLONING_ID")))
-            if other.instance_id != place.instance_id:
-                raise NotAllowedError(f"image {document.text('IMAGE/ID')} cannot be copied to another vCenter")
-            source = Datastore(datastore.connection, other.datastore_ref)
-        datastore.make_directory(path.rpartition("/")[0])
-        with _removed_after_failure(datastore, path):
-            source.copy_disk(original, path, datastore)
+    other = place_of_image(_number(document, "IMAGE/CLONING_ID"))
+    if other.instance_id != place.instance_id:
+        raise NotAllowedError(f"image {document.text('IMAGE/ID')} cannot be copied to another vCenter")
+    with opened_datastore(place, settings) as datastore:
+        source = Datastore(datastore.connection, other.datastore_ref)
+        if original.endswith(CDROM):
+            path = str(PurePosixPath(path).with_suffix(CDROM))
+            with _removed_after_failure(datastore, path):
+                source.copy_file(original, path, datastore)
+        else:
+            with _removed_after_failure(datastore, path):
+                source.copy_disk(original, path, datastore)
     write_lines(f"{_source(path)} vmdk")
 
 
 def monitor(invocation: Invocation, document: Document, settings: Settings) -> None:
     """Print how much is used, free, and there, in MiB."""
-    with interruptible(), opened_datastore(read_vcenter(document), settings) as datastore:
+    with opened_datastore(read_vcenter(document), settings) as datastore:
         space = datastore.space()
     total, free = space.capacity // MIB, space.free // MIB
     write_lines(f"USED_MB={total - free}", f"FREE_MB={free}", f"TOTAL_MB={total}")
@@ -107,18 +114,23 @@ def no_snapshots(invocation: Invocation, document: Document, settings: Settings)
 def _new_disk(document: Document) -> tuple[VCenterPlace, str]:
     """Where the disk of a new image goes."""
     place = read_vcenter(document)
-    return place, place.path_of(int(_required(document, "IMAGE/ID")))
+    return place, place.path_of(_number(document, "IMAGE/ID"))
 
 
 @contextmanager
 def _removed_after_failure(datastore: Datastore, path: str) -> Iterator[None]:
-    """A new disk. Raises VCenterError when there is one of that name; after any other error there is none."""
+    """A new file, in a directory that is made. Raises VCenterError when there is one of that name; after other errors
+    there is none.
+    """
     if datastore.look_up(path):
         raise VCenterError(f"{datastore.connection.server.name}: {datastore.path(path)} exists already")
+    datastore.make_directory(path.rpartition("/")[0])
     try:
         yield
-    except BaseException:
-        remove_disk(datastore, path)
+    except BaseException as error:
+        # Somebody else's, made meanwhile, stays.
+        if not isinstance(error, VCenterError) or error.fault != "FileAlreadyExists":
+            remove_disk(datastore, path)
         raise
 
 
@@ -132,3 +144,10 @@ def _required(document: Document, path: str) -> str:
     if not text:
         raise MessageError(f"the document from oned has no {path}")
     return text
+
+
+def _number(document: Document, path: str) -> int:
+    text = _required(document, path)
+    if not (text.isascii() and text.isdecimal() and len(text) < 16):
+        raise MessageError(f"{path} in the document from oned is not a number")
+    return int(text)

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, unquote
 from oneconvert.actions.vcenter_store import opened_datastore
 from oneconvert.errors import ImageRefusedError, NotAllowedError, TransferError, VCenterError
 from oneconvert.images.vmdk_set import LARGEST, VmdkSet, is_descriptor, read_set
-from oneconvert.opennebula.request import Request
+from oneconvert.opennebula.request import Request, VCenterPlace
 from oneconvert.opennebula.vcenter_access import place_of_datastore
 from oneconvert.settings import Settings
 from oneconvert.transfer.addresses import AddressRules
@@ -32,6 +32,7 @@ from oneconvert.vcenter.http import FileAddress
 
 ADMINS = 0
 """The number of the group oneadmin."""
+SILENCE = 600.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Location:
         path, _, query = location.partition("://")[2].partition("?")
         given = {name: values[-1] for name, values in parse_qs(query).items()}
         number, machine = given.get("param_dsid", ""), given.get("param_vm", "")
-        if not (number.isascii() and number.isdecimal()) or bool(path) == bool(machine):
+        if not (number.isascii() and number.isdecimal() and len(number) < 10) or bool(path) == bool(machine):
             raise NotAllowedError(
                 "the vcenter:// location of the image is not understood; write vcenter://PATH?param_dsid=NUMBER or "
                 "vcenter://?param_dsid=NUMBER&param_vm=NAME"
@@ -88,11 +89,7 @@ def open_disk(location: str, request: Request, settings: Settings, network: Http
 
     Raises NotAllowedError, VCenterError, ImageRefusedError for a disk that is only a part of one.
     """
-    if settings.vcenter_sources == "admins" and request.image.gid != ADMINS:
-        raise NotAllowedError(
-            f"image {request.image.id}: only the group oneadmin may fetch disks of a vCenter, for every disk of it "
-            "could be fetched so; vcenter_sources = all in oneconvert.conf allows it to everybody"
-        )
+    check_allowed(request, settings)
     wanted = Location.parse(location)
     with opened_datastore(place_of_datastore(wanted.datastore_id), settings) as datastore:
         if wanted.machine:
@@ -101,6 +98,24 @@ def open_disk(location: str, request: Request, settings: Settings, network: Http
             opened = _of_datastore(datastore, wanted.path, network)
         with opened as source:
             yield source
+
+
+def check_allowed(request: Request, settings: Settings) -> None:
+    """Raise NotAllowedError for users who must not have the disks of a vCenter."""
+    if settings.vcenter_sources == "admins" and request.image.gid != ADMINS:
+        raise NotAllowedError(
+            f"image {request.image.id}: only the group oneadmin may take disks of a vCenter, for every disk of it "
+            "could be taken so; vcenter_sources = all in oneconvert.conf allows it to everybody"
+        )
+
+
+def check_registered(source: str, request: Request, place: VCenterPlace, settings: Settings) -> None:
+    """Raise NotAllowedError or VCenterError unless the user may have the disk ``source`` of a datastore, which is
+    there.
+    """
+    check_allowed(request, settings)
+    with opened_datastore(place, settings) as datastore:
+        size_in(datastore, unquote(source))
 
 
 def disk_size(location: str, settings: Settings) -> int:
@@ -126,8 +141,9 @@ def _of_machine(datastore: Datastore, wanted: Location, number: str, network: Ht
     # How much there will be nobody knows; so its signs of life say nothing of that.
     with exported(connection, datastore.datacenter, wanted.machine, number, lambda: 0.0) as disk:
         address = connection.files.address(disk.disk.url, disk.disk.thumbprint)
-        with open_url(address.url, _at(address, network)) as download:
-            download.name = f"vcenter://{wanted.machine}"
+        # The host says nothing while it reads zeros.
+        network = replace(_at(address, network), idle_timeout=max(network.idle_timeout, SILENCE), min_rate=0)
+        with open_url(address.url, network, f"vcenter://{wanted.machine}") as download:
             yield MachineDisk(download.name, disk, download)
 
 
@@ -143,8 +159,8 @@ def _of_datastore(datastore: Datastore, path: str, network: HttpOptions) -> Iter
         path = str(PurePosixPath(path).with_name(extent.file_name))
         size = descriptor.virtual_size
     address = datastore.address(path)
-    with datastore.connection.kept_alive(), open_url(address.url, _at(address, network)) as download:
-        download.name = f"vcenter://{name}"
+    network = _at(address, network)
+    with datastore.connection.kept_alive(), open_url(address.url, network, f"vcenter://{name}") as download:
         if download.length != size:
             raise TransferError(f"{server}: {name} has {download.length} bytes instead of {size}")
         yield download

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote
 
 from oneconvert.errors import OneconvertError, SettingsError, VCenterError
 from oneconvert.images.format import ImageFormat
-from oneconvert.images.vmdk_descriptor import flat_descriptor
+from oneconvert.images.vmdk_descriptor import flat_descriptor, stream_descriptor
 from oneconvert.images.vmdk_writer import write_stream_optimized
 from oneconvert.jobs.signals import interruptible
 from oneconvert.opennebula.handover import FinishedImage, HandOver, Stored
@@ -53,8 +52,11 @@ def opened_datastore(place: VCenterPlace, settings: Settings) -> Iterator[Datast
 
 
 def check_datastore(place: VCenterPlace, settings: Settings) -> None:
-    """Find out, before an image is fetched, that there is a datastore for it. Raises as ``opened_datastore`` does."""
-    with interruptible(), opened_datastore(place, settings) as datastore:
+    """Find out, before an image is fetched, that there is a datastore for it. Raises as ``opened_datastore`` does, and
+    SettingsError for a kind of adapter that no disk has.
+    """
+    stream_descriptor("disk.vmdk", UNIT, place.adapter_type)
+    with opened_datastore(place, settings) as datastore:
         if not datastore.space().accessible:
             raise VCenterError(f"{datastore.connection.server.name}: no host reaches datastore {datastore.name}")
 
@@ -68,6 +70,7 @@ class VCenterImport:
         self._settings = settings
         self._workspace = workspace
         self._path = ""
+        """What was stored, and is ours."""
 
     def __enter__(self) -> VCenterImport:
         return self
@@ -89,21 +92,12 @@ class VCenterImport:
         path = self._place.path_of(self._request.image.id)
         with interruptible():
             disk = self._streamed(image, path)
-            with opened_datastore(self._place, self._settings) as datastore:
-                thin = disk.disk_type == "thin"
-                _check_space(datastore, image.path.stat().st_blocks * 512 if thin else disk.capacity)
-                self._take(datastore, path)
-                import_disk(datastore, disk)
+        with opened_datastore(self._place, self._settings) as datastore:
+            thin = disk.disk_type == "thin"
+            _check_space(datastore, image.path.stat().st_blocks * 512 if thin else disk.capacity)
+            import_disk(datastore, disk)
+            self._path = path
         return Stored(path.replace(" ", "%20"), ImageFormat.VMDK)
-
-    def _take(self, datastore: Datastore, path: str) -> None:
-        """What is at ``path`` from now on is ours; raises VCenterError when something is there."""
-        if datastore.look_up(path):
-            raise VCenterError(f"{datastore.connection.server.name}: {datastore.path(path)} exists already")
-        self._path = path
-
-    def _remove(self, datastore: Datastore) -> None:
-        remove_disk(datastore, self._path)
 
     def settle(self) -> None:
         """The image belongs to oned now: nothing can go wrong any more."""
@@ -115,6 +109,9 @@ class VCenterImport:
         LOG.info("a streamOptimized VMDK of %d bytes for a disk of %d", length, capacity)
         return Disk(target, capacity, place.disk_type, place.adapter_type, path, self._workspace)
 
+    def _remove(self, datastore: Datastore) -> None:
+        remove_disk(datastore, self._path)
+
 
 class FileUpload(VCenterImport):
     """An upload of a file as it is: of a CD-ROM image."""
@@ -122,13 +119,19 @@ class FileUpload(VCenterImport):
     def store(self, image: FinishedImage) -> Stored:
         """Upload it. Raises VCenterError."""
         path = str(PurePosixPath(self._place.path_of(self._request.image.id)).with_suffix(".iso"))
+        directory = path.rpartition("/")[0]
         length = image.path.stat().st_size
-        with interruptible(), opened_datastore(self._place, self._settings) as datastore:
+        with opened_datastore(self._place, self._settings) as datastore:
             _check_space(datastore, length)
-            self._take(datastore, path)
-            datastore.make_directory(path.rpartition("/")[0])
-            with image.path.open("rb", buffering=0) as file:
-                datastore.put(path, iter(lambda: file.read(MIB), b""), length)
+            datastore.make_directory(directory)
+            try:
+                with image.path.open("rb", buffering=0) as file:
+                    datastore.put(path, iter(lambda: file.read(MIB), b""), length)
+            except BaseException:
+                with suppress(VCenterError):
+                    datastore.delete_directory_if_empty(directory)
+                raise
+            self._path = path
         # Native drivers call it that, too.
         return Stored(path.replace(" ", "%20"), ImageFormat.VMDK)
 
@@ -156,42 +159,59 @@ class FlatUpload:
     def __init__(
         self, hand_over: HandOver, request: Request, place: VCenterPlace, settings: Settings, workspace: Path
     ) -> None:
+        """Raises SettingsError for a workspace in whose name the native driver finds something else."""
         self._hand_over = hand_over
-        self._request = request
         self._place = place
         self._settings = settings
-        self._workspace = workspace
+        self._path = place.path_of(request.image.id)
+        self._directory = workspace / "flat"
+        self._begun = False
+        if any(word in str(workspace) for word in MISLEADING):
+            raise SettingsError(
+                f"the native vcenter driver takes everything in {workspace} for something else; set scratch_dir in "
+                "oneconvert.conf"
+            )
 
     def __enter__(self) -> FlatUpload:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *others: object) -> None:
         self._hand_over.__exit__(kind, *others)
+        if kind is None or not self._begun:
+            return
+        try:
+            with opened_datastore(self._place, self._settings) as datastore:
+                for path in (self._path, self._extent):
+                    datastore.delete_file(path, missing_ok=True)
+                datastore.delete_directory_if_empty(self._path.rpartition("/")[0])
+        except OneconvertError as error:
+            LOG.error("%s may be left: %s", self._path, error.sentence)
+
+    @property
+    def _extent(self) -> str:
+        return self._path.replace(".vmdk", "-flat.vmdk")
 
     def store(self, image: FinishedImage) -> Stored:
         """Write a descriptor for the raw disk, and have both uploaded.
 
         Raises HandOverError with what the native driver said, VCenterError when it did not store all of the disk.
         """
-        name = f"one-{self._request.image.id}"
-        directory = self._workspace / "flat"
-        if any(word in str(directory) for word in MISLEADING):
-            raise SettingsError(
-                f"the native vcenter driver takes everything in {directory} for something else; "
-                "set scratch_dir in oneconvert.conf"
-            )
-        directory.mkdir()
         capacity = _whole(image)
-        extent = image.path.rename(directory / f"{name}-flat.vmdk")
-        descriptor = directory / f"{name}.vmdk"
+        self._directory.mkdir()
+        descriptor = self._directory / PurePosixPath(self._path).name
+        extent = image.path.rename(self._directory / PurePosixPath(self._extent).name)
         descriptor.write_text(flat_descriptor(extent.name, capacity, self._place.adapter_type), encoding="utf-8")
+        with opened_datastore(self._place, self._settings) as datastore:
+            _check_space(datastore, capacity)
+            if datastore.look_up(self._path):
+                raise VCenterError(f"{datastore.connection.server.name}: {datastore.path(self._path)} exists already")
+        self._begun = True
         stored = self._hand_over.store(FinishedImage(descriptor, ImageFormat.VMDK, image.virtual_size))
-        with interruptible(), opened_datastore(self._place, self._settings) as datastore:
-            path = PurePosixPath(unquote(stored.source))
-            found = datastore.size(str(path.with_name(extent.name)))
+        with opened_datastore(self._place, self._settings) as datastore:
+            found = datastore.size(self._extent)
             if found != capacity:
                 raise VCenterError(
-                    f"{datastore.connection.server.name}: of {datastore.path(str(path))} the native driver stored "
+                    f"{datastore.connection.server.name}: of {datastore.path(self._path)} the native driver stored "
                     f"{found or 0} of {capacity} bytes"
                 )
         return stored

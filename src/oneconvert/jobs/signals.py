@@ -32,13 +32,13 @@ def hold_signals() -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Here an ending signal, also one that has waited, raises InterruptedBySignalError."""
+    """Here an ending signal, also one that has waited, raises InterruptedBySignalError; afterwards it is as before."""
     # pthread_sigmask itself runs the handler of a signal that is due; after the second one none can run any more.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+    before = signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ignore_signals() -> None:

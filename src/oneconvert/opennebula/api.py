@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import xmlrpc.client
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,12 +28,40 @@ def oned() -> Iterator[Any]:
     import pyone
 
     try:
-        with _no_proxy():
-            yield pyone.OneServer(_endpoint(), session=session, timeout=TIMEOUT)
+        server = pyone.OneServer(_endpoint(), session=session)
+        if isinstance(server, xmlrpc.client.ServerProxy):
+            # There is no other way to exchange it.
+            server._ServerProxy__transport = _Transport(_endpoint())  # type: ignore[attr-defined]
+        yield server
     except pyone.OneException as error:
         raise OnedError(f"oned refused: {error}") from error
-    except OSError as error:
+    except OnedError:
+        raise
+    except Exception as error:  # whatever the binding and what is below it raise
         raise OnedError(f"oned does not answer at {_endpoint()}: {type(error).__name__}") from error
+
+
+class _Transport(xmlrpc.client.Transport):
+    """Asks oned directly, for at most TIMEOUT: pyone's own has no limit, and would show the password to a proxy."""
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__()
+        self._endpoint = endpoint
+
+    def request(self, host: Any, handler: str, request_body: Any, verbose: bool = False) -> Any:
+        """One call; raises requests.RequestException."""
+        import requests
+
+        with requests.Session() as session:
+            session.trust_env = False
+            answer = session.post(
+                self._endpoint, data=request_body, headers={"Content-Type": "text/xml"}, timeout=TIMEOUT
+            )
+        answer.raise_for_status()
+        parser, result = self.getparser()
+        parser.feed(answer.content)
+        parser.close()
+        return result.close()
 
 
 def image_was_deleted(image_id: int) -> bool:
@@ -56,22 +85,6 @@ def image_was_deleted(image_id: int) -> bool:
 def is_missing(error: OnedError) -> bool:
     """Whether oned answered that it has no such object."""
     return type(error.__cause__).__name__ == "OneNoExistsException"
-
-
-@contextmanager
-def _no_proxy() -> Iterator[None]:
-    """A proxy is for downloads: it must not get the password of oneadmin. pyone leaves it to the environment."""
-    names = ("no_proxy", "NO_PROXY")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "*"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _session() -> str:

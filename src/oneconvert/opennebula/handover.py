@@ -54,7 +54,11 @@ class Stored:
 class HandOver:
     """One hand-over. As a context manager it removes what the native driver stored when the block fails."""
 
-    def __init__(self, invocation: Invocation, document: Document, request: Request, workspace: Path) -> None:
+    def __init__(
+        self, invocation: Invocation, document: Document, request: Request, workspace: Path, *, sits: bool = True
+    ) -> None:
+        """Without ``sits`` the native driver runs by its own path, whatever it is."""
+        self._sits = sits
         self._invocation = invocation
         self._request = request
         self._document = document
@@ -100,7 +104,7 @@ class HandOver:
     def _take_seat(self, native: Path) -> Path:
         """The program to run: the native ``cp`` itself, or the way to it through a seat."""
         # Over a bridge the image leaves this host through a pipe, and nobody here knows what is stored.
-        if self._request.datastore.has_bridge or not seat.can_sit(native):
+        if not self._sits or self._request.datastore.has_bridge or not seat.can_sit(native):
             return native
         mirror = self._workspace / "seat"
         seat.take_seat(mirror, self._invocation.remotes, self._invocation.native)

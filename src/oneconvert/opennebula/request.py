@@ -33,6 +33,7 @@ APP_CHECKSUM = "FROM_APP_MD5"
 IMAGE_DIRECTORY = "one"
 # What OpenNebula ships in its vcenter_driver.default.
 DISK_TYPE, ADAPTER_TYPE = "thin", "lsiLogic"
+OF_THE_IMAGE = frozenset({"VCENTER_DISK_TYPE", "VCENTER_ADAPTER_TYPE"})
 LONGEST_TEXT = 8192
 """Characters of a path, a URL or a name: signed URLs have up to 4 KiB, paths 4095 bytes."""
 
@@ -107,10 +108,14 @@ def read_request(document: Document) -> Request:
 
 
 def read_vcenter(document: Document) -> VCenterPlace:
-    """The vCenter behind the datastore of a document. Raises MessageError when there is none."""
+    """The vCenter behind the datastore of a document. Raises MessageError when there is none.
+
+    The image, whose attributes are its user's, may choose how its disk is made, and nothing else.
+    """
 
     def attribute(name: str) -> str:
-        return document.text(f"IMAGE/TEMPLATE/{name}") or document.text(f"DATASTORE/TEMPLATE/{name}")
+        chosen = document.text(f"IMAGE/TEMPLATE/{name}") if name in OF_THE_IMAGE else ""
+        return chosen or document.text(f"DATASTORE/TEMPLATE/{name}")
 
     return vcenter_place(_integer(document, "DATASTORE/ID"), attribute)
 
@@ -120,7 +125,7 @@ def vcenter_place(datastore_id: int, attribute: Callable[[str], str]) -> VCenter
     if not attribute("VCENTER_DS_REF") or not attribute("VCENTER_INSTANCE_ID"):
         raise MessageError(
             f"datastore {datastore_id} has no VCENTER_DS_REF or no VCENTER_INSTANCE_ID, so it is no datastore of a "
-            "vCenter; import it with onevcenter, or set them"
+            "vCenter; set them as OpenNebula's importer does"
         )
     return VCenterPlace(
         datastore_id,

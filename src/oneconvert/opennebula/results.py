@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from oneconvert.errors import HandOverError
 from oneconvert.images.format import ImageFormat
 from oneconvert.opennebula.document import Document
 
@@ -32,13 +33,16 @@ def expects_markers(document: Document | None, remotes: Path) -> bool:
 
 
 def write_result(source: str, image_format: ImageFormat) -> None:
-    """Write ``SOURCE FORMAT``, the one line that oned reads. Raises OSError when nobody listens any more."""
-    _write(1, f"{source} {image_format.opennebula}\n")
+    """Write ``SOURCE FORMAT``, the one line that oned reads. Raises HandOverError when nobody listens any more."""
+    write_lines(f"{source} {image_format.opennebula}")
 
 
 def write_lines(*lines: str) -> None:
-    """Write what an action prints. Raises OSError when nobody listens any more."""
-    _write(1, "".join(f"{line}\n" for line in lines))
+    """Write what an action prints. Raises HandOverError when nobody listens any more."""
+    try:
+        _write(1, "".join(f"{line}\n" for line in lines))
+    except OSError as error:
+        raise HandOverError(f"oned does not listen any more: {error.strerror}") from None
 
 
 def write_info(sentence: str) -> None:

@@ -7,22 +7,20 @@ which moves the finished image there instead of copying it.
 
 from __future__ import annotations
 
-import re
 import shutil
 from importlib import resources
 from pathlib import Path
 
 DOWNLOADER = "downloader.sh"
-SHELL = re.compile(rb"#!.*\b(?:ba|da|k)?sh\b")
 
 
 def can_sit(script: Path) -> bool:
-    """Whether the driver is a shell script that looks for the downloader beside itself."""
+    """Whether the driver is a script that looks for the downloader beside itself."""
     try:
         text = script.read_bytes()
     except OSError:
         return False
-    return bool(SHELL.match(text)) and b"/downloader.sh" in text and b"dirname" in text
+    return text.startswith(b"#!") and b"/downloader.sh" in text and b"dirname" in text
 
 
 def take_seat(seat: Path, remotes: Path, native: str) -> None:

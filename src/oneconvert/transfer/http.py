@@ -34,8 +34,8 @@ class Download:
     A connection that breaks is made again and goes on where it broke, where the server can (Range and a validator).
     """
 
-    def __init__(self, location: str, options: HttpOptions) -> None:
-        self.name = public_name(location)
+    def __init__(self, location: str, options: HttpOptions, name: str) -> None:
+        self.name = name
         self._location = location
         self._options = options
         self._stopped = threading.Event()
@@ -170,12 +170,13 @@ class _BrokenError(Exception):
 
 
 @contextmanager
-def open_url(location: str, options: HttpOptions) -> Iterator[Download]:
-    """Ask for ``location`` and follow redirects, to http and https only.
+def open_url(location: str, options: HttpOptions, name: str = "") -> Iterator[Download]:
+    """Ask for ``location``, which messages call ``name``, and follow redirects, to http and https only.
 
-    Raises NotAllowedError for hosts that may not be asked, TransferError when there is no answer, or not the file.
+    Without a name it is the location, without what may be secret in it. Raises NotAllowedError for hosts that may not
+    be asked, TransferError when there is no answer, or not the file.
     """
-    download = Download(location, options)
+    download = Download(location, options, name or public_name(location))
     try:
         yield download
     finally:

@@ -138,7 +138,7 @@ def ask(
         if watchdog.expired:
             raise TransferError(f"{name}: the server does not answer") from None
         if isinstance(error, (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)):
-            raise _explained(error, name) from None
+            raise _explained(error, name, options) from None
         raise
     answer = Answer(session, response, watchdog)
     wanted = (requests.codes.ok, requests.codes.partial_content) if part else (requests.codes.ok,)
@@ -185,8 +185,10 @@ def _trusted(options: HttpOptions) -> str | bool:
     return str(trusted) if trusted else True
 
 
-def _explained(error: Exception, name: str) -> TransferError:
+def _explained(error: Exception, name: str, options: HttpOptions) -> TransferError:
     """What went wrong, without the URL that the texts of requests repeat."""
+    if isinstance(error, requests.exceptions.SSLError) and options.fingerprint:
+        return TransferError(f"{name}: the server shows another certificate than a moment ago")
     if isinstance(error, requests.exceptions.SSLError):
         return TransferError(
             f"{name}: the server's TLS certificate is not trusted; set tls_ca_file (or tls_verify = no) in "

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Callable, TypeVar
 
 from pyVmomi import SoapStubAdapter, vim, vmodl
 
 from oneconvert.errors import VCenterError
+from oneconvert.jobs.signals import interruptible
 from oneconvert.jobs.threads import thread
 from oneconvert.vcenter.faults import explained
 from oneconvert.vcenter.http import HttpFiles
@@ -28,7 +29,8 @@ IDLE_CONNECTION = 15.0
 # Seconds; logins that are idle for half an hour expire.
 SIGN_OF_LIFE = 300.0
 
-TASK_LIMIT = 3600.0
+# Seconds: to zero a large disk, or to copy one, takes hours.
+TASK_LIMIT = 86400.0
 LONGEST_PAUSE = 2.0
 SETTLE = 30.0
 
@@ -134,8 +136,15 @@ class Connection:
 
         return self.call(read)
 
-    def wait(self, task: Any, within: float = TASK_LIMIT, on_progress: Callable[[int], None] | None = None) -> Any:
-        """The result of a task, when it has ended; ``on_progress`` hears the percentage now and then.
+    def run(self, start: Callable[[], Any], *, long: bool = False) -> Any:
+        """Have the vCenter begin a task, and return its result; a signal is heard meanwhile if that may take ``long``.
+
+        Signals should be held otherwise: one that came while the task begins would leave it unknown.
+        """
+        return self.wait(self.call(start), long=long)
+
+    def wait(self, task: Any, within: float = TASK_LIMIT, *, long: bool = False) -> Any:
+        """The result of a task, when it has ended.
 
         Whatever ends the waiting before, a signal or ``within`` seconds, the task is cancelled, and has as a rule ended
         when this returns: what it was making may be deleted. Raises VCenterError, also for a task that failed.
@@ -143,17 +152,16 @@ class Connection:
         until = time.monotonic() + within
         try:
             while True:
-                info = self.properties(task, "info.state", "info.error", "info.progress")
+                info = self.properties(task, "info.state", "info.error")
                 if info["info.state"] == vim.TaskInfo.State.success:
                     return self.properties(task, "info.result").get("info.result")
                 if info["info.state"] == vim.TaskInfo.State.error:
                     break
-                if on_progress and info.get("info.progress") is not None:
-                    on_progress(info["info.progress"])
                 left = until - time.monotonic()
                 if left <= 0:
                     raise VCenterError(f"{self.server.name}: a task takes longer than {within:g} seconds")
-                time.sleep(min(left, self._pause(until - within)))
+                with interruptible() if long else nullcontext():
+                    time.sleep(min(left, self._pause(until - within)))
         except BaseException:
             self._cancel(task)
             raise

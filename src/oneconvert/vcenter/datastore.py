@@ -11,14 +11,16 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
-from typing import Any, Callable
+from typing import Any
 from urllib.parse import quote
 
 from pyVmomi import vim
 
 from oneconvert.errors import VCenterError
-from oneconvert.vcenter.connection import TASK_LIMIT, Connection
+from oneconvert.jobs.signals import interruptible
+from oneconvert.vcenter.connection import Connection
 from oneconvert.vcenter.http import Answer, FileAddress
 
 DISK_TYPE = "thin"
@@ -27,9 +29,6 @@ ADAPTER_TYPE = "lsiLogic"
 # Seconds, for a server that has lost an upload to notice that.
 SETTLE = 15.0
 PAUSE = 0.5
-
-# Of vCenters before 8.0, which copy disks as they are or not at all.
-NO_SPEC = ("NotImplemented", "NotSupported")
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ class Datastore:
         """Delete a file, or a directory with all that is in it. For disks there is ``delete_disk``."""
         manager = self.connection.content.fileManager
         with _accepting("FileNotFound" if missing_ok else ""):
-            self._run(lambda: manager.DeleteDatastoreFile_Task(self.path(path), self.datacenter))
+            self.connection.run(partial(manager.DeleteDatastoreFile_Task, self.path(path), self.datacenter))
 
     def create_disk(
         self, path: str, capacity: int, disk_type: str = DISK_TYPE, adapter_type: str = ADAPTER_TYPE
@@ -121,57 +120,32 @@ class Datastore:
             diskType=disk_type, adapterType=adapter_type, capacityKb=-(-capacity // 1024)
         )
         manager = self.connection.content.virtualDiskManager
-        self._run(lambda: manager.CreateVirtualDisk_Task(self.path(path), self.datacenter, spec))
+        start = partial(manager.CreateVirtualDisk_Task, self.path(path), self.datacenter, spec)
+        self.connection.run(start, long=True)
 
-    def copy_disk(
-        self,
-        source: str,
-        target: str,
-        to: Datastore | None = None,
-        disk_type: str = "",
-        adapter_type: str = "",
-        within: float = TASK_LIMIT,
-    ) -> None:
-        """Copy a disk, to the datastore ``to`` or within this one, as it is or with another type and adapter.
-
-        vCenters before 8.0 know only how to copy as it is, and then that is what they do. When this is interrupted, or
-        takes longer than ``within`` seconds, there may be a part of the target.
-        """
-        to = to or self
+    def copy_disk(self, source: str, target: str, to: Datastore) -> None:
+        """Copy a disk to the datastore ``to``. When this is interrupted, there may be a part of the target."""
         manager = self.connection.content.virtualDiskManager
+        names = (self.path(source), self.datacenter, to.path(target), to.datacenter)
+        self.connection.run(partial(manager.CopyVirtualDisk_Task, *names, None, False), long=True)
 
-        def copy(spec: Any) -> None:
-            self._run(
-                lambda: manager.CopyVirtualDisk_Task(
-                    self.path(source), self.datacenter, to.path(target), to.datacenter, spec, False
-                ),
-                within,
-            )
+    def copy_file(self, source: str, target: str, to: Datastore) -> None:
+        """Copy a file that is no disk; otherwise as ``copy_disk``."""
+        manager = self.connection.content.fileManager
+        names = (self.path(source), self.datacenter, to.path(target), to.datacenter)
+        self.connection.run(partial(manager.CopyDatastoreFile_Task, *names, False), long=True)
 
-        if disk_type or adapter_type:
-            spec = vim.VirtualDiskManager.VirtualDiskSpec(
-                diskType=disk_type or DISK_TYPE, adapterType=adapter_type or ADAPTER_TYPE
-            )
-            with _accepting(*NO_SPEC):
-                return copy(spec)
-        return copy(None)
-
-    def move_disk(self, source: str, target: str, to: Datastore | None = None, within: float = TASK_LIMIT) -> None:
-        """Move a disk, to the datastore ``to`` or within this one; the target's directory must be there."""
-        to = to or self
+    def move_disk(self, source: str, target: str) -> None:
+        """Move a disk within the datastore; the target's directory must be there."""
         manager = self.connection.content.virtualDiskManager
-        self._run(
-            lambda: manager.MoveVirtualDisk_Task(
-                self.path(source), self.datacenter, to.path(target), to.datacenter, False
-            ),
-            within,
-        )
+        names = (self.path(source), self.datacenter, self.path(target), self.datacenter)
+        self.connection.run(partial(manager.MoveVirtualDisk_Task, *names, False))
 
     def delete_disk(self, path: str, missing_ok: bool = False) -> None:
         """Delete a disk with its content, also one whose content is gone."""
         manager = self.connection.content.virtualDiskManager
         try:
-            self._run(lambda: manager.DeleteVirtualDisk_Task(self.path(path), self.datacenter))
+            self.connection.run(partial(manager.DeleteVirtualDisk_Task, self.path(path), self.datacenter))
         except VCenterError as error:
             if error.fault != "FileNotFound":
                 raise
@@ -184,15 +158,9 @@ class Datastore:
         return None
 
     @contextmanager
-    def get(self, path: str, start: int = 0, length: int | None = None) -> Iterator[Answer]:
-        """The content of a file, or ``length`` bytes of it from ``start`` on. Raises VCenterError (FileNotFound)."""
-        headers = {}
-        if start or length is not None:
-            end = "" if length is None else str(start + length - 1)
-            headers["Range"] = f"bytes={start}-{end}"
-        with self._open("GET", path, headers=headers) as answer:
-            if headers and answer.status != 206:
-                raise VCenterError(f"{self.connection.server.name}: it does not give parts of {self.path(path)}")
+    def get(self, path: str) -> Iterator[Answer]:
+        """The content of a file. Raises VCenterError (FileNotFound)."""
+        with self._open("GET", path) as answer:
             yield answer
 
     def address(self, path: str) -> FileAddress:
@@ -209,7 +177,8 @@ class Datastore:
             raise VCenterError(f"{self.connection.server.name}: {self.path(path)} exists already", "FileAlreadyExists")
         try:
             headers = {"Content-Type": "application/octet-stream"}
-            with self.connection.files.open("PUT", self._url(path), body=content, length=length, headers=headers):
+            request = self.connection.files.open("PUT", self._url(path), body=content, length=length, headers=headers)
+            with interruptible(), request:
                 pass
             # A full datastore may have taken a part of it and said nothing.
             stored = self.size(path)
@@ -255,9 +224,6 @@ class Datastore:
         place = f"dcPath={quote(self.datacenter_path, safe='')}&dsName={quote(self.name, safe='')}"
         return f"/folder/{quote(path)}?{place}"
 
-    def _run(self, start: Callable[[], Any], within: float = TASK_LIMIT) -> Any:
-        return self.connection.wait(self.connection.call(start), within)
-
     def _search(self, directory: str, pattern: str, query: Any) -> tuple[FileEntry, ...] | None:
         spec = vim.host.DatastoreBrowser.SearchSpec(
             matchPattern=[pattern],
@@ -267,7 +233,7 @@ class Datastore:
             ),
         )
         with _accepting("FileNotFound"):
-            found = self._run(lambda: self._browser.SearchDatastore_Task(self.path(directory), spec))
+            found = self.connection.run(partial(self._browser.SearchDatastore_Task, self.path(directory), spec))
             return tuple(_entry(each) for each in found.file or ())
         return None
 

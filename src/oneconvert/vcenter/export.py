@@ -12,7 +12,7 @@ from pyVmomi import vim
 
 from oneconvert.errors import VCenterError
 from oneconvert.vcenter.connection import Connection
-from oneconvert.vcenter.inventory import children
+from oneconvert.vcenter.inventory import children, plain_name
 from oneconvert.vcenter.lease import Lease, LeasedDisk, held
 
 REFERENCE = re.compile(r"vm-[0-9]+")
@@ -51,18 +51,19 @@ def exported(
 
 
 def capacity(connection: Connection, datacenter: Any, machine: str, number: str) -> int:
-    """Bytes of a disk of a virtual machine; the parameters, and errors, are those of ``exported``."""
+    """Bytes of a disk of a virtual machine, without a number of the largest one; see ``exported``."""
     found = _find(connection, datacenter, machine)
     devices = connection.properties(found, "config.hardware.device").get("config.hardware.device", ())
     disks: list[Any] = [each for each in devices if isinstance(each, vim.vm.device.VirtualDisk)]
-    chosen = disks[_index(connection.server.name, machine, number, len(disks))]
-    return int(chosen.capacityInBytes or chosen.capacityInKB * 1024)
+    sizes = [int(each.capacityInBytes or each.capacityInKB * 1024) for each in disks]
+    # oned does not tell which disk will be wanted, only where the machine is.
+    return sizes[_index(connection.server.name, machine, number, len(sizes))] if number or not sizes else max(sizes)
 
 
 def _index(server: str, machine: str, number: str, count: int) -> int:
     if not number and count == 1:
         return 0
-    if not (number.isascii() and number.isdecimal() and 1 <= int(number) <= count):
+    if not (number.isascii() and number.isdecimal() and len(number) < 4 and 1 <= int(number) <= count):
         raise VCenterError(
             f"{server}: {machine} has {count} disks; choose one by its number, with param_disk in the location or with "
             "the image's attribute ONECONVERT_DISK"
@@ -79,7 +80,7 @@ def _find(connection: Connection, datacenter: Any, machine: str) -> Any:
         machines = children(connection, view, "view", vim.VirtualMachine, "name")
     finally:
         connection.call(lambda: view.DestroyView())
-    same = [each.managed for each in machines if each.properties.get("name") == machine]
+    same = [each.managed for each in machines if plain_name(each.properties.get("name", "")) == machine]
     if len(same) != 1:
         raise VCenterError(
             f"{connection.server.name}: {len(same)} virtual machines are called {machine}; name it by its "

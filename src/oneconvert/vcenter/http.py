@@ -122,7 +122,7 @@ class HttpFiles:
             if not 200 <= response.status < 300:
                 fault = STATUS_FAULTS.get(response.status, "")
                 raise VCenterError(
-                    f"{self._server.name}: {method} {place.path} is answered with {response.status} {response.reason}",
+                    f"{self._server.name}: {method} {place.shown} is answered with {response.status} {response.reason}",
                     fault,
                 )
             yield Answer(response.status, response.headers, response, explain)
@@ -180,6 +180,11 @@ class _Place:
     own: bool
     path: str
     query: str
+
+    @property
+    def shown(self) -> str:
+        """What messages say: of a lease, the path is the right to it."""
+        return self.path if self.own and self.path.startswith("/folder/") else self.host
 
     @property
     def target(self) -> str:

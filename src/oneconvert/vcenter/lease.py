@@ -16,15 +16,16 @@ from typing import Any, Callable
 
 from pyVmomi import vim
 
-from oneconvert.errors import VCenterError
+from oneconvert.errors import OneconvertError, VCenterError
+from oneconvert.jobs.signals import interruptible
 from oneconvert.jobs.threads import thread
 from oneconvert.vcenter.connection import Connection
 from oneconvert.vcenter.faults import explained
 
 LOG = logging.getLogger(__name__)
 
-INITIALIZING = 300.0
-"""Seconds that a lease may take to become ready: the vCenter makes a virtual machine meanwhile."""
+INITIALIZING = 3600.0
+"""Seconds that a lease may take to become ready: a virtual machine is made meanwhile, and its disk may be zeroed."""
 LOOK = 0.2
 KEEP_ALIVE = 20.0
 """Seconds between two signs of life; a lease without any for five minutes ends."""
@@ -63,7 +64,8 @@ class Lease:
                 raise self._why(state)
             if time.monotonic() > until:
                 raise VCenterError(f"{self._connection.server.name}: the lease does not become ready")
-            time.sleep(LOOK)
+            with interruptible():
+                time.sleep(LOOK)
 
     def disks(self) -> tuple[LeasedDisk, ...]:
         """What can be sent or fetched."""
@@ -138,7 +140,7 @@ def held(connection: Connection, managed: Any, progress: Callable[[], float]) ->
         with thread("lease", lease.keep_alive, lease.stop):
             yield lease
         lease.complete()
-    except VCenterError as error:
+    except OneconvertError as error:
         reason = lease.failure()
         lease.abort()
         raise (reason or error) from None

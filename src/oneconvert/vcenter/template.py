@@ -112,7 +112,7 @@ class NewTemplate:
 
     def finish(self) -> str:
         """Wait for the machine, mark it as a template, and return its reference. Raises VCenterError."""
-        machine = self._connection.wait(self._task)
+        machine = self._connection.wait(self._task, long=True)
         mark_as_template(self._connection, machine._moId)
         return str(machine._moId)
 
@@ -137,7 +137,7 @@ class NewTemplate:
         return lambda: folder.CreateFolder(name)
 
     def _destroy(self, managed: Any) -> None:
-        self._connection.wait(self._connection.call(lambda: managed.Destroy_Task()))
+        self._connection.run(managed.Destroy_Task)
 
     def _config(self) -> Any:
         spec = self._spec
