@@ -66,8 +66,9 @@ class Driver:
 
 @contextmanager
 def driver(front_end: FrontEnd, vcenter: SimulatedVCenter, directory: Path) -> Iterator[Driver]:
-    """With TLS verified by the authority of the vCenter's certificate, and the password of an OpenNebula host; its datastores
-    are empty.
+    """With TLS verified by the authority of the vCenter's certificate, and the password of an OpenNebula host.
+
+    The datastores of the vCenter are empty.
     """
     for datastore in vcenter.datastores:
         for path in datastore.directory.iterdir():
