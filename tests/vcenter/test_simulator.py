@@ -14,6 +14,7 @@ from pyVmomi import vim, vmodl
 from oneconvert.errors import VCenterError
 from oneconvert.vcenter.connection import Connection, connected
 from oneconvert.vcenter.datastore import Datastore
+from oneconvert.vcenter.lease import held
 from rig.images import Images
 from rig.vcenter import SimulatedVCenter, simulated_vcenter
 from vcenter.servers import server
@@ -124,6 +125,20 @@ def test_a_disk_imported_through_a_lease_of_ours_has_the_content_and_can_be_move
     assert [each["arguments"]["Percent"] for each in vcenter.calls("HttpNfcLeaseProgress")] == [50, 100]
     assert len(vcenter.calls("HttpNfcLeaseComplete")) == 2
     datastore.delete_disk("one/9/one-9.vmdk")
+
+
+def test_a_lease_of_ours_lives_as_long_as_it_is_held(simulator: Path, images: Images, tmp_path: Path) -> None:
+    """One that ends after two seconds without a sign of life."""
+    with simulated_vcenter(tmp_path, lease_seconds=2) as vcenter, connected(server(vcenter)) as connection:
+        lease = start_import(connection, vcenter, images, "held")
+        with held(connection, lease, lambda: 0.25) as mine:
+            (disk,) = mine.disks()
+            time.sleep(5)
+            upload(connection, disk.url, images.file("vmdk-stream").read_bytes())
+        assert state(connection, lease) == "done"
+        told = [each["arguments"]["Percent"] for each in vcenter.calls("HttpNfcLeaseProgress")]
+        assert len(told) >= 4
+        assert set(told) == {25}
 
 
 def test_an_aborted_lease_of_ours_takes_its_vm_with_it(

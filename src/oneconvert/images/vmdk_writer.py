@@ -14,12 +14,11 @@ Source: VMware, "Virtual Disk Format 5.0", section "Stream-Optimized Compressed 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from array import array
 from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,8 +45,8 @@ from oneconvert.images.vmdk_header import (
     TABLE_ENTRIES,
     SparseHeader,
 )
-from oneconvert.jobs.signals import ENDING
 from oneconvert.jobs.sparse import data_ranges
+from oneconvert.jobs.threads import pool, pool_size
 from oneconvert.jobs.workspace import write_failure
 
 GRAIN = 64 * 1024  # bytes
@@ -60,7 +59,6 @@ LARGEST_CAPACITY = 62 << 40
 MOST_SECTORS = 0xFFFFFFFF
 """Of the file: tables have 4 bytes for the number of one."""
 BATCH = 8  # grains that a thread deflates at a time
-MOST_THREADS = 8
 
 
 def _no_progress(done: int) -> None:
@@ -214,20 +212,18 @@ class _Layout:
 
 def _deflated(file: int, size: int, name: str) -> Generator[tuple[int, list[StreamedGrain]]]:
     """The grains of a raw disk of ``size`` bytes that are not zeros, and how many of the disk are done with them."""
-    threads = min(MOST_THREADS, os.cpu_count() or 1)
-    # Signals stay with the main thread.
-    pool = ThreadPoolExecutor(threads, "deflate", signal.pthread_sigmask, (signal.SIG_BLOCK, ENDING))
+    threads = pool("deflate")
     try:
         waiting: deque[tuple[int, Future[list[StreamedGrain]]]] = deque()
         for batch in _batches(file, size, name):
-            waiting.append((batch[-1] + 1, pool.submit(_deflate, file, batch, name)))
-            while waiting and (waiting[0][1].done() or len(waiting) > 2 * threads):
+            waiting.append((batch[-1] + 1, threads.submit(_deflate, file, batch, name)))
+            while waiting and (waiting[0][1].done() or len(waiting) > 2 * pool_size()):
                 end, grains = waiting.popleft()
                 yield end, grains.result()
         for end, grains in waiting:
             yield end, grains.result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        threads.shutdown(cancel_futures=True)
 
 
 def _batches(file: int, size: int, name: str) -> Iterator[list[int]]:

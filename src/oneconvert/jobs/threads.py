@@ -12,7 +12,7 @@ from typing import Callable
 
 from oneconvert.jobs.signals import ENDING
 
-MOST_DECODERS = 4
+MOST_THREADS = 4
 """Threads of a pool; behind them one thread hands on what they make."""
 
 
@@ -49,9 +49,9 @@ def thread(name: str, work: Callable[[], None], stop: Callable[[], None]) -> Ite
 
 def pool_size() -> int:
     """The number of threads in a pool: one for each core, up to a few."""
-    return min(MOST_DECODERS, os.cpu_count() or 1)
+    return min(MOST_THREADS, os.cpu_count() or 1)
 
 
 def pool(name: str) -> ThreadPoolExecutor:
-    """Threads for decoders, which work beside each other because they release Python's lock."""
+    """Threads for decoders and encoders, which work beside each other because they release Python's lock."""
     return ThreadPoolExecutor(pool_size(), name, signal.pthread_sigmask, (signal.SIG_BLOCK, ENDING))

@@ -28,7 +28,7 @@ INITIALIZING = 3600.0
 """Seconds that a lease may take to become ready: a virtual machine is made meanwhile, and its disk may be zeroed."""
 LOOK = 0.2
 KEEP_ALIVE = 20.0
-"""Seconds between two signs of life; a lease without any for five minutes ends."""
+"""The most seconds between two signs of life; as a rule a lease ends that has none for five minutes."""
 NOTHING_BUT_TRANSFER = 99
 """Percent: those at 100 are ended by 'complete' alone."""
 
@@ -52,6 +52,7 @@ class Lease:
         self._managed = managed
         self._progress = progress
         self._ended = threading.Event()
+        self._interval = KEEP_ALIVE
 
     def wait_until_ready(self) -> None:
         """Raises VCenterError when it fails, or does not become ready."""
@@ -59,6 +60,7 @@ class Lease:
         while True:
             state = self._connection.properties(self._managed, "state", "error")
             if state["state"] == vim.HttpNfcLease.State.ready:
+                self._interval = min(KEEP_ALIVE, self._info().leaseTimeout / 4)
                 return
             if state["state"] != vim.HttpNfcLease.State.initializing:
                 raise self._why(state)
@@ -69,14 +71,15 @@ class Lease:
 
     def disks(self) -> tuple[LeasedDisk, ...]:
         """What can be sent or fetched."""
-        info = self._connection.properties(self._managed, "info")["info"]
         return tuple(
-            LeasedDisk(each.url, each.sslThumbprint or "", each.key or "") for each in info.deviceUrl if each.disk
+            LeasedDisk(each.url, each.sslThumbprint or "", each.key or "")
+            for each in self._info().deviceUrl
+            if each.disk
         )
 
     def machine(self) -> Any:
         """The virtual machine; nobody tells any more when the lease has ended."""
-        return self._connection.properties(self._managed, "info")["info"].entity
+        return self._info().entity
 
     def sent(self, disk: LeasedDisk) -> int | None:
         """Bytes of a disk that the vCenter has sent; None where it does not tell."""
@@ -91,7 +94,7 @@ class Lease:
 
     def keep_alive(self) -> None:
         """Give signs of life until ``stop``."""
-        while not self._ended.wait(KEEP_ALIVE):
+        while not self._ended.wait(self._interval):
             percent = min(NOTHING_BUT_TRANSFER, int(100 * self._progress()))
             try:
                 self._connection.call(partial(self._managed.Progress, percent))
@@ -118,6 +121,9 @@ class Lease:
             if state["state"] == vim.HttpNfcLease.State.error:
                 return self._why(state)
         return None
+
+    def _info(self) -> Any:
+        return self._connection.properties(self._managed, "info")["info"]
 
     def _why(self, state: dict[str, Any]) -> VCenterError:
         fault = state.get("error")

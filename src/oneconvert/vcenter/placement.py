@@ -5,6 +5,7 @@ ComputeResource, ResourcePool, Folder and EnvironmentBrowser of the "vSphere Web
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,22 +55,39 @@ class Guest:
     firmwares: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a virtual machine can be: the datacenter's folder, a resource pool, and a host that reaches its datastore.
+
+    The managed objects are those of pyVmomi.
+    """
+
+    folder: Any
+    pool: Any
+    host: Any
+
+
+def find_place(datastore: Datastore) -> Place:
+    """A place for a machine on a datastore. Raises VCenterError when no host that works can write to that."""
+    connection = datastore.connection
+    for host, parent in _working_hosts(datastore):
+        folder = connection.properties(datastore.datacenter, "vmFolder")["vmFolder"]
+        return Place(folder, connection.properties(parent, "resourcePool")["resourcePool"], host)
+    raise VCenterError(
+        f"{connection.server.name}: no connected host can write to datastore {datastore.name}, so nothing can be "
+        "imported into it"
+    )
+
+
 def clusters_of(datastore: Datastore) -> tuple[Cluster, ...]:
     """The clusters with a connected host that can write to the datastore, by name. Raises VCenterError."""
     connection = datastore.connection
     found: dict[str, Cluster] = {}
-    for mount in connection.properties(datastore.managed, "host").get("host", ()):
-        info = mount.mountInfo
-        if info.accessMode != "readWrite" or info.accessible is False or info.mounted is False:
-            continue
-        host = connection.properties(mount.key, "parent", "runtime.connectionState", "runtime.inMaintenanceMode")
-        if host.get("runtime.connectionState") != "connected" or host.get("runtime.inMaintenanceMode"):
-            continue
-        parent = host.get("parent")
+    for host, parent in _working_hosts(datastore):
         # Hosts outside of clusters have a compute resource of their own, which OpenNebula does not import.
         if isinstance(parent, vim.ClusterComputeResource) and parent._moId not in found:
             name = connection.properties(parent, "name")["name"]
-            found[parent._moId] = Cluster(parent._moId, plain_name(name), mount.key._moId)
+            found[parent._moId] = Cluster(parent._moId, plain_name(name), host._moId)
     return tuple(sorted(found.values(), key=lambda each: each.name))
 
 
@@ -123,6 +141,18 @@ def find_folder(datastore: Datastore, path: str) -> tuple[Any, tuple[str, ...]]:
             return folder, tuple(escaped_name(each) for each in names[number:])
         folder = found[0]
     return folder, ()
+
+
+def _working_hosts(datastore: Datastore) -> Iterator[tuple[Any, Any]]:
+    """Connected hosts that can write to a datastore, each with the compute resource that it is in."""
+    connection = datastore.connection
+    for mount in connection.properties(datastore.managed, "host").get("host", ()):
+        info = mount.mountInfo
+        if info.accessMode != "readWrite" or info.accessible is False or info.mounted is False:
+            continue
+        host = connection.properties(mount.key, "parent", "runtime.connectionState", "runtime.inMaintenanceMode")
+        if host.get("runtime.connectionState") == "connected" and not host.get("runtime.inMaintenanceMode"):
+            yield mount.key, host["parent"]
 
 
 def _guest(descriptor: Any) -> Guest:

@@ -27,6 +27,7 @@ from oneconvert.vcenter.datastore import Datastore
 from oneconvert.vcenter.import_spec import envelope
 from oneconvert.vcenter.inventory import children
 from oneconvert.vcenter.lease import held
+from oneconvert.vcenter.placement import Place, find_place
 
 LOG = logging.getLogger(__name__)
 
@@ -53,15 +54,6 @@ class Disk:
     adapter_type: str
     path: str
     workspace: Path
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a virtual machine can be: a folder, a resource pool, and a host that reaches its datastore."""
-
-    folder: Any
-    pool: Any
-    host: Any
 
 
 @dataclass(frozen=True)
@@ -131,24 +123,6 @@ def remove_disk(datastore: Datastore, path: str) -> None:
     except VCenterError as error:
         LOG.error("%s may be left: %s", datastore.path(path), error.sentence)
     _remove_directory(datastore, path.rpartition("/")[0])
-
-
-def find_place(datastore: Datastore) -> Place:
-    """Raises VCenterError when no host that works reaches the datastore."""
-    connection = datastore.connection
-    folder = connection.properties(datastore.datacenter, "vmFolder")["vmFolder"]
-    for mount in connection.properties(datastore.managed, "host").get("host", ()):
-        info = mount.mountInfo
-        if info.accessMode != "readWrite" or info.accessible is False or info.mounted is False:
-            continue
-        host = connection.properties(mount.key, "runtime.connectionState", "runtime.inMaintenanceMode", "parent")
-        if host.get("runtime.connectionState") == "connected" and not host.get("runtime.inMaintenanceMode"):
-            pool = connection.properties(host["parent"], "resourcePool")["resourcePool"]
-            return Place(folder, pool, mount.key)
-    raise VCenterError(
-        f"{connection.server.name}: no connected host can write to datastore {datastore.name}, so nothing can be "
-        "imported into it"
-    )
 
 
 @contextmanager
