@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import astuple
-from importlib.metadata import version
 from pathlib import Path
 
 from oneconvert.actions.plan import VCENTER, Import
@@ -30,6 +29,9 @@ def cache_entry(request: Request, decision: Import, settings: Settings) -> Entry
         settings.cache_size and decision.target and checksums and scheme_of(decision.location) not in ("", VCENTER)
     ):
         return None
+    # Only here: it takes a while to load, and as a rule there is no cache.
+    from importlib.metadata import version
+
     key = key_of(
         version("oneconvert"),
         checksums,
