@@ -290,6 +290,17 @@ def test_unknown_driver(installed: Installer) -> None:
     assert installed.state() == before
 
 
+def test_vcenter_needs_no_native_driver_and_once_asked_for_it_is_upgraded_with_the_others(installed: Installer) -> None:
+    assert "oneconvert_vcenter" not in installed.wrappers()
+    output = installed.succeed("--drivers", "vcenter")
+    assert "VCENTER_INSTANCE_ID,VCENTER_DS_REF,VCENTER_DC_REF" in output
+    for _ in range(2):
+        assert installed.wrappers()["oneconvert_vcenter"] == set(ACTIONS)
+        for path in (installed.datastore / "oneconvert_vcenter").iterdir():
+            assert path.read_bytes() == (REPOSITORY / "remotes" / "datastore" / "oneconvert" / "cp").read_bytes()
+        installed.succeed()
+
+
 def test_wrappers_follow_the_native_drivers(installed: Installer) -> None:
     shutil.rmtree(installed.datastore / "dummy")
     (installed.datastore / "fs" / "snap_flatten").unlink()
