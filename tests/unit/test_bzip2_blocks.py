@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import io
 import itertools
-import os
 import random
 import re
 import subprocess
@@ -13,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -439,19 +437,3 @@ def test_blocks_are_decoded_while_they_arrive() -> None:
 
     assert next(decompressed(source(), "disk"))
     assert taken < 500_000
-
-
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs several cores")
-@pytest.mark.parametrize("command", ["bzip2 -9"])
-def test_it_is_about_as_fast_as_two_decoders_that_share_nothing(command: str) -> None:
-    """Against these, not against one: the machine may be busy. The best of several tries in turn."""
-    half = RANDOM.randbytes(3 * MIB)
-    packed, halves = made_by(command, half + half), [made_by(command, half)] * 2
-    best = {"halves": 1e9, "whole": 1e9}
-    with ThreadPoolExecutor(2) as two:
-        for name in ["halves", "whole"] * 5:
-            began = time.monotonic()
-            content = list(two.map(bz2.decompress, halves)) if name == "halves" else [unpack(packed)]
-            best[name] = min(best[name], time.monotonic() - began)
-            assert b"".join(content) == half + half
-    assert best["whole"] < best["halves"] * 1.5, best
