@@ -6,11 +6,12 @@ import logging
 from dataclasses import astuple
 from pathlib import Path
 
-from oneconvert.actions.plan import VCENTER, Import
+from oneconvert.actions.plan import Import
 from oneconvert.actions.sizes import check_free_space, check_virtual_size
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.safety import confirm_result
 from oneconvert.jobs.cache import Entry, Original, key_of, open_entry
+from oneconvert.opennebula.native import VCENTER
 from oneconvert.opennebula.request import Request
 from oneconvert.settings import Settings, opennebula_directories
 from oneconvert.transfer.sources import scheme_of

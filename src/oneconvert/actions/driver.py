@@ -13,12 +13,12 @@ from oneconvert.jobs.log import log_nothing, log_to_file
 from oneconvert.jobs.signals import hold_signals, interruptible
 from oneconvert.opennebula.document import Document
 from oneconvert.opennebula.invocation import Invocation, read_invocation
+from oneconvert.opennebula.native import VCENTER
 from oneconvert.opennebula.results import expects_markers, write_error
 from oneconvert.settings import Settings, read_settings
 
 LOG = logging.getLogger(__name__)
 FAILURE = 1
-VCENTER = "vcenter"
 
 Action = Callable[[Invocation, Document, Settings], None]
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from oneconvert.errors import NotAllowedError, SettingsError
 from oneconvert.images.format import ImageFormat
-from oneconvert.opennebula.native import NOT_OURS, ONLY_FORMAT, REGISTERS_ONLY
+from oneconvert.opennebula.native import NOT_OURS, ONLY_FORMAT, REGISTERS_ONLY, VCENTER
 from oneconvert.opennebula.request import Request
 from oneconvert.settings import Settings
 from oneconvert.transfer.sources import OPENERS, scheme_of
@@ -28,8 +28,6 @@ NATIVE_SCHEMES = frozenset(
         "rsync+rbd",
     }
 )  # fmt: skip
-VCENTER = "vcenter"
-"""The native driver, and the scheme of the disks that a vCenter has."""
 # Where URL_ARGS has a place to go.
 WITH_QUERY = frozenset({"http", "https"})
 # Not in the PATH of an image that is passed on: no name of a file or a URL needs them as they are.

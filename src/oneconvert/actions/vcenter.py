@@ -122,8 +122,7 @@ def _removed_after_failure(datastore: Datastore, path: str) -> Iterator[None]:
     """A new file, in a directory that is made. Raises VCenterError when there is one of that name; after other errors
     there is none.
     """
-    if datastore.look_up(path):
-        raise VCenterError(f"{datastore.connection.server.name}: {datastore.path(path)} exists already")
+    datastore.check_absent(path)
     datastore.make_directory(path.rpartition("/")[0])
     try:
         yield

@@ -203,8 +203,7 @@ class FlatUpload:
         descriptor.write_text(flat_descriptor(extent.name, capacity, self._place.adapter_type), encoding="utf-8")
         with opened_datastore(self._place, self._settings) as datastore:
             _check_space(datastore, capacity)
-            if datastore.look_up(self._path):
-                raise VCenterError(f"{datastore.connection.server.name}: {datastore.path(self._path)} exists already")
+            datastore.check_absent(self._path)
         self._begun = True
         stored = self._hand_over.store(FinishedImage(descriptor, ImageFormat.VMDK, image.virtual_size))
         with opened_datastore(self._place, self._settings) as datastore:

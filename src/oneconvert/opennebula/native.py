@@ -12,6 +12,8 @@ from oneconvert.jobs.process import UNLIMITED, Completed, run
 from oneconvert.jobs.signals import restore_signals
 from oneconvert.opennebula.invocation import Convention, Invocation
 
+VCENTER = "vcenter"
+"""The driver that OpenNebula has up to 6.10, and the scheme of the disks that a vCenter has."""
 # Drivers that store one format whatever the DRIVER of the datastore says: their volumes are block devices.
 ONLY_FORMAT = {
     "ceph": ImageFormat.RAW,

@@ -55,20 +55,14 @@ def place_of_image(image_id: int) -> VCenterPlace:
 def imported_clusters(instance_id: str) -> frozenset[str]:
     """References (``domain-c7``) of the clusters of a vCenter that are hosts of OpenNebula. Raises OnedError."""
     with oned() as server:
-        return frozenset(
-            _text(each, "VCENTER_CCR_REF")
-            for each in server.hostpool.info().HOST
-            if _text(each, "VCENTER_INSTANCE_ID") == instance_id
-        )
+        return frozenset(_text(each, "VCENTER_CCR_REF") for each in _hosts_of(server, instance_id))
 
 
 def _from_host(place: VCenterPlace) -> VCenterAccess:
     """From the host with the same VCENTER_INSTANCE_ID. Its password is encrypted, and oned decrypts it for oneadmin."""
     with oned() as server:
-        same = [
-            each.ID for each in server.hostpool.info().HOST if _text(each, "VCENTER_INSTANCE_ID") == place.instance_id
-        ]
-        host = server.host.info(same[-1], True) if same else None
+        same = _hosts_of(server, place.instance_id)
+        host = server.host.info(same[-1].ID, True) if same else None
     if host is None:
         raise OnedError(
             f"no OpenNebula host has the VCENTER_INSTANCE_ID of datastore {place.datastore_id}; import a cluster of "
@@ -82,6 +76,11 @@ def _from_host(place: VCenterPlace) -> VCenterAccess:
             "or set vcenter_credentials in oneconvert.conf"
         )
     return VCenterAccess(place.host or address, int(port), user, password)
+
+
+def _hosts_of(server: Any, instance_id: str) -> list[Any]:
+    """The hosts of OpenNebula that were imported from a vCenter."""
+    return [each for each in server.hostpool.info().HOST if _text(each, "VCENTER_INSTANCE_ID") == instance_id]
 
 
 def _text(host: Any, name: str) -> str:

@@ -106,6 +106,11 @@ class Datastore:
                     return entry
         return None
 
+    def check_absent(self, path: str) -> None:
+        """Raise VCenterError (FileAlreadyExists) when there is something at ``path``."""
+        if self.look_up(path):
+            raise VCenterError(f"{self.connection.server.name}: {self.path(path)} exists already", "FileAlreadyExists")
+
     def delete_file(self, path: str, missing_ok: bool = False) -> None:
         """Delete a file, or a directory with all that is in it. For disks there is ``delete_disk``."""
         manager = self.connection.content.fileManager
@@ -173,8 +178,7 @@ class Datastore:
         Whatever fails, also in ``content``, the file is removed. Raises VCenterError, and what ``content`` raises.
         """
         # This also sees to it that the login is a live one: content can be sent only once.
-        if self.look_up(path):
-            raise VCenterError(f"{self.connection.server.name}: {self.path(path)} exists already", "FileAlreadyExists")
+        self.check_absent(path)
         try:
             headers = {"Content-Type": "application/octet-stream"}
             request = self.connection.files.open("PUT", self._url(path), body=content, length=length, headers=headers)

@@ -112,7 +112,7 @@ class NewTemplate:
 
     def finish(self) -> str:
         """Wait for the machine, mark it as a template, and return its reference. Raises VCenterError."""
-        machine = self._connection.wait(self._task, long=True)
+        machine = self._connection.wait(self._task)
         mark_as_template(self._connection, machine._moId)
         return str(machine._moId)
 

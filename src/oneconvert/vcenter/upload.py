@@ -95,9 +95,7 @@ def import_disk(datastore: Datastore, disk: Disk) -> None:
 
     After any error nothing of it is left.
     """
-    if datastore.look_up(disk.path):
-        server = datastore.connection.server.name
-        raise VCenterError(f"{server}: {datastore.path(disk.path)} exists already", "FileAlreadyExists")
+    datastore.check_absent(disk.path)
     place = find_place(datastore)
     _remove_leftovers(datastore, place)
     directory = disk.path.rpartition("/")[0]
