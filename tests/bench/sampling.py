@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-INTERVAL = 0.05
+INTERVAL = 0.2
 """Seconds between two samples."""
 
 _ENDED = (FileNotFoundError, ProcessLookupError)

@@ -20,6 +20,7 @@ with atheris.instrument_imports(include=["oneconvert"]):
     from oneconvert.actions.arrival import receive
     from oneconvert.actions.landing import NotWhileArrivingError, Wanted
     from oneconvert.errors import OneconvertError
+    from oneconvert.images import ovf
     from oneconvert.images.inspect import image_inside
     from rig.crafted import vmware_stream
 
@@ -102,7 +103,7 @@ def fuzz(data: bytes) -> None:
         chunks = (bytes(part) for part in (image[:middle], image[middle:]) if part)
         disk = provider.PickValueInList(["", "1", "disk.raw"])
         follows = provider.ConsumeBool()
-        wanted = Wanted(disk, unpack=True, most=1 << 24, converts=lambda found: follows)
+        wanted = Wanted(disk, unpack=True, most=1 << 24, converts=lambda found: follows, algorithms=ovf.ALGORITHMS)
         arrival = receive(chunks, "the image", len(image), wanted, Path(directory), lambda head: None)
         image_inside(arrival.path)
 

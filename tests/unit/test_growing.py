@@ -74,7 +74,7 @@ def test_what_is_needed_early_is_fetched_out_of_turn(spool: Spool) -> None:
         fetch(disk, (late, 8192), (late, 4096))
         assert len(server.asked) == 1
         assert disk.has(late, 8192)
-        assert disk.out_of_turn(late, 8192) == content[late : late + 8192]
+        assert disk.pieces(late, 8192) == [content[late : late + 8192]]
         assert not disk.has(late - BLOCK, 8192)
         assert len(calls) == 2
         check_fetched(disk.fetched, rest_arrives(spool, content), "disk.img")
@@ -114,7 +114,7 @@ def test_a_read_across_what_has_arrived_and_what_was_fetched(spool: Spool, zeros
         spool.write(content[:arrived])
         assert disk.has(arrived - 2 * BLOCK, 4 * BLOCK)
         start = arrived - 2 * BLOCK
-        assert disk.out_of_turn(start, 4 * BLOCK) == content[start : start + 4 * BLOCK]
+        assert disk.pieces(start, 4 * BLOCK) == [content[start : start + 4 * BLOCK]]
 
 
 def test_a_disk_that_is_read_once_hardly_takes_space(spool: Spool) -> None:

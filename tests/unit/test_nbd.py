@@ -18,7 +18,7 @@ from oneconvert.errors import CommandError
 from oneconvert.images import qemu_img
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspect import Inspection
-from oneconvert.transfer.nbd import served
+from oneconvert.transfer.nbd import InFile, Piece, served
 
 MIB = 1024 * 1024
 SIZE = 24 * MIB
@@ -33,17 +33,14 @@ class Disk:
         self.ended = False
         self.asked: list[tuple[int, int]] = []
         self.read: list[tuple[int, int]] = []
-        self._file = path.open("rb")
+        self.file = path.open("rb")
         self._call: Callable[[], None] = lambda: None
-
-    def fileno(self) -> int:
-        return self._file.fileno()
 
     def has(self, offset: int, length: int) -> bool:
         return offset + length <= self.there
 
-    def out_of_turn(self, offset: int, length: int) -> bytes | None:
-        return None
+    def pieces(self, offset: int, length: int) -> list[Piece]:
+        return [InFile(self.file.fileno(), offset, length)]
 
     def lost(self) -> bool:
         return self.ended
@@ -225,8 +222,8 @@ def test_what_was_fetched_early_is_served_early(content: Path, tmp_path: Path) -
         def has(self, offset: int, length: int) -> bool:
             return True
 
-        def out_of_turn(self, offset: int, length: int) -> bytes | None:
-            return os.pread(self.fileno(), length, offset)
+        def pieces(self, offset: int, length: int) -> list[Piece]:
+            return [os.pread(self.file.fileno(), length, offset)]
 
     with following(Fetching(content), tmp_path / "result") as ended:
         pass

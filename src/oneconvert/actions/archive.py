@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
-from oneconvert.actions.landing import Announcement, Arrival, Head, Landed, Wanted, arrived, land
+from oneconvert.actions.landing import Announcement, Arrival, Head, Landed, NotWhileArrivingError, Wanted, arrived, land
 from oneconvert.actions.opening import Opened, unpacked
 from oneconvert.errors import ImageRefusedError, NotAnImageError, TransferError
 from oneconvert.images import ovf, vmdk_set
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspect import Inspection
+from oneconvert.jobs.threads import pool
 from oneconvert.transfer.archives import Member, members
 
 LARGEST_TEXT = 1024 * 1024
@@ -60,7 +62,8 @@ def receive_disk(
 
     Raises ImageRefusedError, TransferError or NotWhileArrivingError.
     """
-    contents = _read_archive(opened, kind, name, directory, wanted, announce)
+    with pool("digest") as threads:
+        contents = _read_archive(opened, kind, name, directory, wanted, announce, threads)
     _verify(contents, name)
     return _choose(contents, name, wanted.disk, directory)
 
@@ -72,13 +75,14 @@ def _read_archive(
     directory: Path,
     wanted: Wanted,
     announce: Callable[[Head], None],
+    threads: Executor,
 ) -> Contents:
     contents = Contents()
     announced = False
     for number, member in enumerate(members(opened.chunks, kind, name), 1):
         suffix = Path(member.path.lower()).suffix
-        running = {algorithm: hashlib.new(algorithm) for algorithm in _algorithms(contents, kind)}
-        stream = _digested(member, running)
+        running = {name: hashlib.new(name, usedforsecurity=False) for name in _algorithms(contents, kind, wanted)}
+        stream = _digested(member, running, threads)
         described = f"{member.path} in {name}"
         if suffix == ".ovf":
             if contents.descriptor:
@@ -131,11 +135,11 @@ def _kept(member: str, opened: Opened, described: str, path: Path, wanted: Annou
     return Kept(member, path, landed)
 
 
-def _algorithms(contents: Contents, kind: str) -> Iterable[str]:
-    """The digests that a member needs: of an appliance, those of its manifest, or all while that has not come."""
+def _algorithms(contents: Contents, kind: str, wanted: Wanted) -> Iterable[str]:
+    """The digests that a member needs: of an appliance, those of its manifest."""
     if contents.manifest:
         return {digest.algorithm for digest in contents.manifest[1].values()}
-    return ("sha1", "sha256", "sha512") if kind == "tar" else ()
+    return wanted.algorithms if kind == "tar" else ()
 
 
 def _never_a_disk(path: str, suffix: str) -> bool:
@@ -143,11 +147,14 @@ def _never_a_disk(path: str, suffix: str) -> bool:
     return suffix in NO_DISKS or path.startswith("__MACOSX/") or Path(path).name.startswith("._")
 
 
-def _digested(member: Member, running: dict[str, hashlib._Hash]) -> Iterator[bytes]:
+def _digested(member: Member, running: dict[str, hashlib._Hash], threads: Executor) -> Iterator[bytes]:
+    """Pass the bytes of a member on while its digests are computed beside."""
+    pending: list[Future[None]] = []
     for chunk in member:
-        for each in running.values():
-            each.update(chunk)
+        wait(pending)
+        pending = [threads.submit(each.update, chunk) for each in running.values()]
         yield chunk
+    wait(pending)
 
 
 def _text(chunks: Iterable[bytes], described: str) -> bytes:
@@ -171,6 +178,8 @@ def _verify(contents: Contents, name: str) -> None:
                 raise TransferError(
                     f"{name} is incomplete: its manifest names {file!a}, which is not in it; publish it whole"
                 )
+            if digest.algorithm not in actual:
+                raise NotWhileArrivingError(f"the manifest of {name} follows its disks, with {digest.algorithm}")
             if actual[digest.algorithm] != digest.digest:
                 raise TransferError(
                     f"{name} is damaged: {file!a} does not have the digest that its manifest says; export it again"

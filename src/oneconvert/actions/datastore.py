@@ -19,6 +19,7 @@ from oneconvert.actions.overlap import Conversion, Reception, convert_arrived, c
 from oneconvert.actions.plan import Import, PassThrough, Register, plan
 from oneconvert.actions.sizes import check_free_space, check_virtual_size
 from oneconvert.errors import HandOverError, ImageRefusedError, SourceChangedError
+from oneconvert.images import ovf
 from oneconvert.images.format import ImageFormat, converts
 from oneconvert.images.safety import confirm_result, confirm_source
 from oneconvert.jobs.cache import Original
@@ -158,6 +159,7 @@ def _fetch(
             request.datastore.decompress,
             settings.max_virtual_size,
             converts=lambda found: overlap and converts(found.format, decision.target),
+            algorithms=ovf.USUAL_ALGORITHMS if overlap else ovf.ALGORITHMS,
         )
         reception = Reception(relay, chunks, source.name, source.length, wanted, directory)
         head = reception.head()
@@ -205,7 +207,7 @@ def _may_follow(head: Head, request: Request, settings: Settings) -> bool:
 def _finish(arrival: Arrival, conversion: Conversion | None, target: ImageFormat | None) -> FinishedImage:
     """The file for the datastore: what arrived itself, where its format is right already."""
     found = arrival.found
-    if not arrival.unfolded:
+    if not arrival.passed:
         confirm_source(arrival.path, found, arrival.name, arrival.extents)
     if not converts(found.format, target) and not arrival.extents:
         return FinishedImage(arrival.path, found.format, found.virtual_size)

@@ -10,6 +10,7 @@ from typing import Callable
 
 from oneconvert.errors import HandOverError, InterruptedBySignalError, OneconvertError
 from oneconvert.jobs.log import log_nothing, log_to_file
+from oneconvert.jobs.memory import keep_freed_memory
 from oneconvert.jobs.signals import hold_signals, interruptible
 from oneconvert.opennebula.document import Document
 from oneconvert.opennebula.invocation import Invocation, read_invocation
@@ -58,6 +59,7 @@ def main(program: str, arguments: list[str]) -> int:
     document: Document | None = None
     try:
         hold_signals()
+        keep_freed_memory()
         log_nothing()
         with interruptible(), open(0, "rb", closefd=False) as stdin:
             invocation = read_invocation(program, arguments, stdin)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
@@ -15,6 +15,7 @@ from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspect import Inspection, StreamInspector
 from oneconvert.images.vmdk_header import SECTOR, SparseHeader
 from oneconvert.images.vmdk_stream import NotSequentialError, StreamedDisk, streamed_header
+from oneconvert.transfer.passing import PassingDisk
 from oneconvert.transfer.spool import Spool
 
 # Where an image has not said what it is by then, it is looked at when it is there.
@@ -29,10 +30,10 @@ class NotWhileArrivingError(Exception):
 class Head:
     """An image that has begun to arrive. ``found`` is what all but its end can tell.
 
-    ``spool`` grows; it holds the image, or with ``unfolded`` the raw disk in it. ``length`` is the number of bytes that
-    it will have, None when nobody knows; with ``estimated`` it is what a partition table says, which may be wrong.
-    ``position`` is where they begin in the source, None when they are not there as they are. ``certain`` says that this
-    is the image that is wanted, and no other.
+    ``spool`` grows, and holds the image; it stays empty where the raw disk in the image is ``passing``. ``length`` is
+    the number of bytes that the image will have, None when nobody knows; with ``estimated`` it is what a partition
+    table says, which may be wrong. ``position`` is where they begin in the source, None when they are not there as they
+    are. ``certain`` says that this is the image that is wanted, and no other.
     """
 
     found: Inspection
@@ -40,27 +41,22 @@ class Head:
     length: int | None
     estimated: bool
     position: int | None
-    unfolded: bool
     certain: bool
+    passing: PassingDisk | None
 
     @property
     def name(self) -> str:
         """What messages call it."""
         return self.spool.name
 
-    @property
-    def content(self) -> Inspection:
-        """What is in the spool."""
-        return replace(self.found, format=ImageFormat.RAW, options=()) if self.unfolded else self.found
-
 
 @dataclass(frozen=True)
 class Landed:
-    """An image that has arrived in ``path``: the raw disk in it when it was ``unfolded``."""
+    """An image that has arrived in ``path``; nothing is left of one that ``passed``, as the head said it would."""
 
     path: Path
     found: Inspection
-    unfolded: bool = False
+    passed: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,14 +73,14 @@ class Announcement:
 @dataclass(frozen=True)
 class Arrival:
     """A disk image in the workspace. ``extents`` are the files beside ``path`` that belong to it, for a split VMDK;
-    ``unfolded`` says that ``path`` is the raw disk that was in it.
+    ``passed`` as in Landed.
     """
 
     name: str
     path: Path
     found: Inspection
     extents: frozenset[Path] = frozenset()
-    unfolded: bool = False
+    passed: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,13 +89,15 @@ class Wanted:
 
     ``disk`` is the number or file name of one of several disks (ONECONVERT_DISK, empty where there is one only).
     Without ``unpack`` the bytes are the image. What is compressed must not unpack to more than ``most`` bytes.
-    ``converts`` tells of an image whether it will be converted.
+    ``converts`` tells of an image whether it will be converted. ``algorithms`` are those of the digests that a member
+    of an appliance gets as long as its manifest, which says which it needs, has not come.
     """
 
     disk: str
     unpack: bool
     most: int
     converts: Callable[[Inspection], bool]
+    algorithms: frozenset[str]
 
 
 def land(
@@ -139,24 +137,25 @@ def _land(
 ) -> Landed:
     begun: list[bytes] = []
     begins_as, expected = _begin(inspected, begun, inspector, length) if announcement else (None, length)
-    layout, certain = None, False
+    layout, passing, certain = None, None, False
     if announcement and begins_as and announcement.converts(begins_as):
         certain = announcement.certain
         if certain and begins_as.format is ImageFormat.VMDK:
             layout = streamed_header(b"".join(begun))
+            passing = PassingDisk(layout.capacity * SECTOR) if layout else None
         head = Head(
             begins_as,
             spool,
             expected,
             estimated=expected != length,
             position=position,
-            unfolded=layout is not None,
             certain=certain,
+            passing=passing,
         )
         announcement.call(head)
     every = itertools.chain(begun, inspected)
-    if layout:
-        _unfold(every, layout, spool)
+    if layout and passing:
+        _unfold(every, layout, passing, spool.name)
     else:
         for chunk in every:
             spool.write(chunk)
@@ -164,7 +163,7 @@ def _land(
     if certain and found != begins_as:
         raise NotWhileArrivingError(f"{spool.name} does not end as it began")
     spool.finish()
-    return Landed(spool.path, found, unfolded=layout is not None)
+    return Landed(spool.path, found, passed=passing is not None)
 
 
 def _begin(
@@ -198,21 +197,20 @@ def _inspected(chunks: Iterator[bytes], inspector: StreamInspector, keep: bool) 
         yield chunk
 
 
-def _unfold(chunks: Iterator[bytes], layout: SparseHeader, spool: Spool) -> None:
+def _unfold(chunks: Iterator[bytes], layout: SparseHeader, passing: PassingDisk, name: str) -> None:
     try:
-        for offset, data in StreamedDisk(chunks, layout):
-            spool.skip(offset - spool.length)
-            spool.write(data)
+        with passing:
+            for offset, data in StreamedDisk(chunks, layout):
+                passing.put(offset, data)
     except NotSequentialError:
         # What is wrong with it, if anything is, is the inspector's to say.
         for _ in chunks:
             pass
-        raise NotWhileArrivingError(f"{spool.name} is not laid out in the order of its disk") from None
-    spool.skip(layout.capacity * SECTOR - spool.length)
+        raise NotWhileArrivingError(f"{name} is not laid out in the order of its disk") from None
 
 
 def arrived(name: str, landed: Landed) -> Arrival:
     """The image that landed, under the name that messages call it, if it is whole. Raises ImageRefusedError."""
-    if not landed.unfolded:
+    if not landed.passed:
         check_complete(landed.path, landed.found, name)
-    return Arrival(name, landed.path, landed.found, unfolded=landed.unfolded)
+    return Arrival(name, landed.path, landed.found, passed=landed.passed)

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from oneconvert.actions.arrival import receive
@@ -18,6 +19,7 @@ from oneconvert.jobs.threads import thread
 from oneconvert.transfer.growing import KEPT_IN_FRONT, Filled, GrowingFile, check_fetched
 from oneconvert.transfer.http_parts import Parts
 from oneconvert.transfer.nbd import served
+from oneconvert.transfer.passing import PassingDisk
 
 LOG = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class Reception:
     def __init__(
         self, relay: Relay, chunks: Iterable[bytes], name: str, length: int | None, wanted: Wanted, directory: Path
     ) -> None:
+        self._relay = relay
         self._known = threading.Event()
         self._ended = threading.Event()
         self._head: Head | None = None
@@ -63,7 +66,9 @@ class Reception:
         return self._arrival
 
     def _announce(self, head: Head) -> None:
-        if head.unfolded or head.length is not None or head.found.format in WITHOUT_LENGTH:
+        if head.passing:
+            self._relay.on_stop(head.passing.abandon)
+        if head.passing or head.length is not None or head.found.format in WITHOUT_LENGTH:
             self._head = head
             self._known.set()
 
@@ -71,11 +76,11 @@ class Reception:
 class Conversion:
     """What qemu-img made of an image that was still arriving. ``failure`` is why it did not."""
 
-    def __init__(self, head: Head, failure: CommandError | None, disk: GrowingFile) -> None:
+    def __init__(self, head: Head, failure: CommandError | None, disk: GrowingFile | None) -> None:
         self._head = head
         self._failure = failure
-        self._source_is_gone = head.unfolded or disk.forgotten > KEPT_IN_FRONT
-        self._fetched = disk.fetched
+        self._source_is_gone = disk is None or disk.forgotten > KEPT_IN_FRONT
+        self._fetched = disk.fetched if disk else {}
 
     def made(self, arrival: Arrival) -> bool:
         """Whether there is a result, and one of ``arrival``.
@@ -101,9 +106,11 @@ def convert_behind(head: Head, target: Path, target_format: ImageFormat, parts: 
     ``parts`` reads what is needed long before its turn.
     """
     LOG.info("%s is %s, and converted while it arrives", head.name, head.found.format)
-    length = head.found.virtual_size if head.unfolded else head.length or UNKNOWN_LENGTH
-    apart = parts if head.position is not None and not head.unfolded and head.length is not None else None
-    read_once = head.certain and head.content.format is ImageFormat.RAW
+    if head.passing:
+        return Conversion(head, _convert_passing(head, head.passing, target, target_format), None)
+    length = head.length or UNKNOWN_LENGTH
+    apart = parts if head.position is not None and head.length is not None else None
+    read_once = head.certain and head.found.format is ImageFormat.RAW
     failure = None
     with ExitStack() as stack:
         try:
@@ -120,10 +127,23 @@ def convert_behind(head: Head, target: Path, target_format: ImageFormat, parts: 
             stack.enter_context(thread("fetch", disk.fetch, stop))
         connection = stack.enter_context(served(disk))
         try:
-            qemu_img.convert(connection, head.content, target, target_format, head.name)
+            qemu_img.convert(connection, head.found, target, target_format, head.name)
         except CommandError as error:
             failure = error
     return Conversion(head, failure, disk)
+
+
+def _convert_passing(head: Head, disk: PassingDisk, target: Path, target_format: ImageFormat) -> CommandError | None:
+    """Convert the raw disk that passes through memory; why that failed, if it did."""
+    content = replace(head.found, format=ImageFormat.RAW, options=())
+    try:
+        with served(disk) as connection:
+            qemu_img.convert(connection, content, target, target_format, head.name)
+    except CommandError as error:
+        return error
+    finally:
+        disk.abandon()
+    return None
 
 
 def convert_arrived(arrival: Arrival, target: Path, target_format: ImageFormat) -> None:

@@ -48,6 +48,9 @@ _MANIFEST_LINE = re.compile(
     r"(?P<kind>SHA1|SHA(?:2-)?256|SHA(?:2-)?512) ?\((?P<file>.+)\) ?= ?(?P<digest>[0-9A-Fa-f]+)", re.IGNORECASE
 )
 DIGEST_LENGTHS: MappingProxyType[str, int] = MappingProxyType({"sha1": 40, "sha256": 64, "sha512": 128})
+ALGORITHMS = frozenset(DIGEST_LENGTHS)
+# SHA-512 takes more time than anything else that is done with an image, and manifests hardly ever have it.
+USUAL_ALGORITHMS = ALGORITHMS - {"sha512"}
 
 
 @dataclass(frozen=True)

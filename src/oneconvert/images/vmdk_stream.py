@@ -15,9 +15,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import cast
 
-from isal import igzip_lib
+import deflate
 
 from oneconvert.images.layout.source import numbers
 from oneconvert.images.vmdk_header import (
@@ -46,7 +45,6 @@ LARGEST_METADATA = 64 * 1024 * 1024
 MOST_UNCONFIRMED = 1 << 18  # grains: 16 GiB of the disk
 MOST_TABLES = 1 << 18
 BATCH = 512 * 1024  # bytes of the disk that a thread inflates at a time
-ISAL_ERRORS = cast(type[Exception], igzip_lib.IsalError)
 
 
 class NotSequentialError(Exception):
@@ -70,7 +68,7 @@ class Grain:
     """A piece of the disk as it is in the file: ``number`` counts grains of the disk."""
 
     number: int
-    data: bytes
+    data: memoryview
 
 
 class StreamedDisk:
@@ -82,14 +80,14 @@ class StreamedDisk:
     def __init__(self, chunks: Iterable[bytes], header: SparseHeader) -> None:
         self._chunks = iter(chunks)
         self._header = header
-        self._buffer = b""
+        self._buffer = memoryview(b"")
         self._start = 0
         self._at = 0
         """Bytes of the file that were read."""
 
-    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+    def __iter__(self) -> Iterator[tuple[int, bytearray]]:
         with pool("inflate") as threads:
-            waiting: deque[Future[list[tuple[int, bytes]]]] = deque()
+            waiting: deque[Future[list[tuple[int, bytearray]]]] = deque()
             for batch in self._batches():
                 waiting.append(threads.submit(self._inflate, batch))
                 while waiting and (waiting[0].done() or len(waiting) > 2 * pool_size()):
@@ -111,7 +109,7 @@ class StreamedDisk:
 
     def _grains(self) -> Iterator[Grain]:
         header = self._header
-        tables = Tables(header, self._read(header.overhead * SECTOR))
+        tables = Tables(header, bytes(self._read(header.overhead * SECTOR)))
         last = -1
         # qemu writes no marker at the end; then the tables say whether it is one.
         while header.directory == GD_AT_END or self._has_more():
@@ -122,21 +120,21 @@ class StreamedDisk:
                 number, odd = divmod(lba, header.grain)
                 if odd or not last < number or lba >= header.capacity or size > 2 * header.grain * SECTOR:
                     raise NotSequentialError
-                rest = size + GRAIN_MARKER.size - SECTOR
-                data = marker[GRAIN_MARKER.size :] + (self._read(-(-rest // SECTOR) * SECTOR) if rest > 0 else b"")
+                self._go_back(SECTOR)
+                data = self._read(-(-(GRAIN_MARKER.size + size) // SECTOR) * SECTOR)
                 tables.met(number, sector)
                 last = number
-                yield Grain(number, data[:size])
+                yield Grain(number, data[GRAIN_MARKER.size : GRAIN_MARKER.size + size])
                 continue
             sectors, _, kind = METADATA_MARKER.unpack_from(marker)
             if kind == END_OF_STREAM:
                 break
             if sectors * SECTOR > LARGEST_METADATA:
                 raise NotSequentialError
-            tables.take(kind, sector + 1, self._read(sectors * SECTOR))
+            tables.take(kind, sector + 1, bytes(self._read(sectors * SECTOR)))
         tables.check()
 
-    def _inflate(self, batch: list[Grain]) -> list[tuple[int, bytes]]:
+    def _inflate(self, batch: list[Grain]) -> list[tuple[int, bytearray]]:
         size = self._header.grain * SECTOR
         end = self._header.capacity * SECTOR
         return [
@@ -145,20 +143,26 @@ class StreamedDisk:
 
     def _has_more(self) -> bool:
         if self._start == len(self._buffer):
-            self._buffer, self._start = next(self._chunks, b""), 0
+            self._buffer, self._start = memoryview(next(self._chunks, b"")), 0
         return bool(self._buffer)
 
-    def _read(self, count: int) -> bytes:
+    def _go_back(self, count: int) -> None:
+        """Have the last bytes, which were read at once, read again."""
+        self._start -= count
+        self._at -= count
+
+    def _read(self, count: int) -> memoryview:
+        """The next bytes, mostly without a copy. Raises NotSequentialError where the file ends before."""
         missing = self._start + count - len(self._buffer)
         if missing > 0:
-            pieces = [self._buffer[self._start :]]
+            pieces: list[bytes | memoryview] = [self._buffer[self._start :]]
             while missing > 0:
                 piece = next(self._chunks, b"")
                 if not piece:
                     raise NotSequentialError
                 pieces.append(piece)
                 missing -= len(piece)
-            self._buffer, self._start = b"".join(pieces), 0
+            self._buffer, self._start = memoryview(b"".join(pieces)), 0
         data = self._buffer[self._start : self._start + count]
         self._start += count
         self._at += count
@@ -254,15 +258,12 @@ def _numbers(data: bytes) -> array[int]:
     return numbers(data[: len(data) // 4 * 4], "I", "little")
 
 
-def _inflated(data: bytes, size: int, visible: int) -> bytes:
+def _inflated(data: memoryview, size: int, visible: int) -> bytearray:
     """The content of a grain of ``size`` bytes, of which ``visible`` are within the disk."""
     try:
-        reader = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_ZLIB)
-        content = reader.decompress(data, size)
-        if not reader.eof and reader.decompress(b"", 1):
-            raise NotSequentialError
-    except ISAL_ERRORS:
+        content = deflate.zlib_decompress(data, size)
+    except deflate.DeflateError:
         raise NotSequentialError from None
-    if not reader.eof or len(content) < visible:
+    if len(content) < visible:
         raise NotSequentialError
     return content[:visible]

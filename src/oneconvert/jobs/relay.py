@@ -25,7 +25,7 @@ class Relay:
     """
 
     def __init__(self, stop_source: Callable[[], None]) -> None:
-        self._stop_source = stop_source
+        self._stops = [stop_source]
         self._channels: list[_Channel] = []
         self._threads = ExitStack()
 
@@ -60,10 +60,15 @@ class Relay:
         """Run ``work``, the last stage, in a thread of that ``name``; it ends early when ``ahead`` raises."""
         self._threads.enter_context(thread(name, work, self._stop))
 
+    def on_stop(self, stop: Callable[[], None]) -> None:
+        """Have ``stop`` called, too, for a stage that waits for something else than its chunks."""
+        self._stops.append(stop)
+
     def _stop(self) -> None:
         for channel in self._channels:
             channel.end(StoppedError())
-        self._stop_source()
+        for stop in self._stops:
+            stop()
 
 
 class _Channel:

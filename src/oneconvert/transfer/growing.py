@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import queue
@@ -10,6 +11,7 @@ from types import TracebackType
 from typing import Callable, Protocol
 
 from oneconvert.errors import SourceChangedError
+from oneconvert.transfer.nbd import InFile, Piece, Zeros
 from oneconvert.transfer.spool import forget
 
 LOG = logging.getLogger(__name__)
@@ -89,10 +91,6 @@ class GrowingFile:
     ) -> None:
         self._file.close()
 
-    def fileno(self) -> int:
-        """The file, each byte at its place."""
-        return self._file.fileno()
-
     def has(self, offset: int, length: int) -> bool:
         """Whether these bytes are there, or are behind the end. Raises LookupError when they were given back."""
         if max(offset, KEPT_IN_FRONT) < min(offset + length, self.forgotten):
@@ -102,16 +100,20 @@ class GrowingFile:
         first = max(offset, self._spool.length // BLOCK * BLOCK)
         return all(number in self.fetched for number in _blocks(first, offset + length))
 
-    def out_of_turn(self, offset: int, length: int) -> bytes | None:
-        """These bytes where they were fetched, but have not arrived; None where they have."""
-        arrived = self._spool.length
-        if self._spool.complete or offset + length <= arrived:
-            return None
+    def pieces(self, offset: int, length: int) -> list[Piece]:
+        """These bytes, out of the file or, where they have not arrived, of what was fetched out of turn."""
+        if not self._spool.complete and offset + length > self._spool.length:
+            return [self._out_of_turn(offset, length)]
+        if _is_hole(self._file.fileno(), offset, length):
+            return [Zeros(length)]
+        return [InFile(self._file.fileno(), offset, length)]
+
+    def _out_of_turn(self, offset: int, length: int) -> bytes:
         data = bytearray()
         for number in _blocks(offset, offset + length):
             block = self.fetched.get(number)
             # A hole at the end of what has arrived is not in the file yet.
-            block = os.pread(self.fileno(), BLOCK, number * BLOCK) if block is None else block
+            block = os.pread(self._file.fileno(), BLOCK, number * BLOCK) if block is None else block
             data += block.ljust(BLOCK, b"\0")
         start = offset % BLOCK
         return bytes(data[start : start + length])
@@ -134,7 +136,7 @@ class GrowingFile:
         """These bytes were read."""
         end = offset + length - KEPT_BEHIND
         if self._read_once and end - self.forgotten > FORGET_STEP:
-            forget(self.fileno(), self.forgotten, end - self.forgotten)
+            forget(self._file.fileno(), self.forgotten, end - self.forgotten)
             self.forgotten = end
 
     def fetch(self) -> None:
@@ -167,6 +169,15 @@ def check_fetched(fetched: dict[int, bytes], path: Path, name: str) -> None:
         for number, block in fetched.items():
             if os.pread(file.fileno(), len(block), number * BLOCK) != block:
                 raise SourceChangedError(f"{name} was changed while it was downloaded")
+
+
+def _is_hole(file: int, offset: int, length: int) -> bool:
+    try:
+        return os.lseek(file, offset, os.SEEK_DATA) >= offset + length
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # lseek(2): no data behind the offset, or it is behind the end
+            return True
+        raise
 
 
 def _blocks(start: int, end: int) -> range:

@@ -9,7 +9,6 @@ are told in the replies instead.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import selectors
@@ -18,7 +17,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Callable, Protocol
+from typing import Callable, Protocol, Union
 
 from oneconvert.jobs.threads import thread
 
@@ -29,6 +28,7 @@ LARGEST_READ = 32 * 1024 * 1024
 LARGEST_OPTION = 64 * 1024
 # qemu's NBD client sends no more at a time than 16, MAX_NBD_REQUESTS.
 MOST_PENDING = 64
+ZEROS = bytes(64 * 1024)
 
 MAGIC, OPTION_MAGIC, OPTION_REPLY_MAGIC = b"NBDMAGIC", b"IHAVEOPT", 0x3E889045565A9
 REQUEST_MAGIC, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC = 0x25609513, 0x67446698, 0x668E33EF
@@ -48,22 +48,37 @@ SIMPLE_REPLY = struct.Struct(">IIQ")
 STRUCTURED_REPLY = struct.Struct(">IHHQIQ")  # with the offset that chunks of data and of holes begin with
 
 
+@dataclass(frozen=True)
+class Zeros:
+    """So many bytes of zeros."""
+
+    length: int
+
+
+@dataclass(frozen=True)
+class InFile:
+    """Bytes of an open file; behind its end are zeros."""
+
+    file: int
+    offset: int
+    length: int
+
+
+Piece = Union[bytes, bytearray, Zeros, InFile]
+
+
 class Growing(Protocol):
     """What is served."""
 
     size: int
     """Bytes of the device, whole sectors."""
 
-    def fileno(self) -> int:
-        """A file that holds what has arrived, each byte at its place."""
-        ...
-
     def has(self, offset: int, length: int) -> bool:
-        """Whether nothing more will arrive for these bytes; what is in no file is zeros."""
+        """Whether these bytes are there."""
         ...
 
-    def out_of_turn(self, offset: int, length: int) -> bytes | None:
-        """These bytes where they are known, but not in the file yet."""
+    def pieces(self, offset: int, length: int) -> list[Piece]:
+        """These bytes, which are there."""
         ...
 
     def lost(self) -> bool:
@@ -232,38 +247,38 @@ class _Server:
             self._reply(read)
 
     def _reply(self, read: Read) -> None:
-        file = self._disk.fileno()
-        early = self._disk.out_of_turn(read.offset, read.length)
-        if early is None and self._structured and _is_hole(file, read.offset, read.length):
+        pieces = self._disk.pieces(read.offset, read.length)
+        if sum(map(_length, pieces)) != read.length:
+            raise ValueError("a block device must give what it is asked for")
+        if self._structured and all(isinstance(piece, Zeros) for piece in pieces):
             self._send_head(read, CHUNK_OFFSET_HOLE, 4, struct.pack(">I", read.length))
         else:
             if self._structured:
                 self._send_head(read, CHUNK_OFFSET_DATA, read.length)
             else:
                 self._connection.sendall(SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, read.cookie))
-            offset, left = read.offset, read.length
-            if early is not None:
-                if len(early) != read.length:
-                    raise ValueError("a block device must give what it is asked for")
-                self._connection.sendall(early)
-                left = 0
-            while left:
-                sent = os.sendfile(self._connection.fileno(), file, offset, left)
-                if not sent:  # behind the end of the file
-                    self._connection.sendall(bytes(left))
-                    break
-                offset, left = offset + sent, left - sent
+            for piece in pieces:
+                self._send(piece)
         self._disk.taken(read.offset, read.length)
+
+    def _send(self, piece: Piece) -> None:
+        if not isinstance(piece, (Zeros, InFile)):
+            self._connection.sendall(piece)
+            return
+        left = piece.length
+        if isinstance(piece, InFile):
+            offset = piece.offset
+            while left and (sent := os.sendfile(self._connection.fileno(), piece.file, offset, left)):
+                offset, left = offset + sent, left - sent
+        while left:
+            count = min(left, len(ZEROS))
+            self._connection.sendall(ZEROS[:count])
+            left -= count
 
     def _send_head(self, read: Read, kind: int, payload: int, data: bytes = b"") -> None:
         head = STRUCTURED_REPLY.pack(STRUCTURED_REPLY_MAGIC, CHUNK_DONE, kind, read.cookie, payload + 8, read.offset)
         self._connection.sendall(head + data)
 
 
-def _is_hole(file: int, offset: int, length: int) -> bool:
-    try:
-        return os.lseek(file, offset, os.SEEK_DATA) >= offset + length
-    except OSError as error:
-        if error.errno == errno.ENXIO:  # lseek(2): no data behind the offset, or it is behind the end
-            return True
-        raise
+def _length(piece: Piece) -> int:
+    return piece.length if isinstance(piece, (Zeros, InFile)) else len(piece)

@@ -64,11 +64,8 @@ class Spool:
             if not hole:
                 self._write_at(memoryview(chunk)[start:end], self.length + start)
             start = end
-        self._grow(size)
-
-    def skip(self, count: int) -> None:
-        """Append ``count`` bytes of zeros."""
-        self._grow(count)
+        self.length += size
+        self._call()
 
     def finish(self) -> None:
         """Give the file its full length: a hole at its end exists only then."""
@@ -79,15 +76,10 @@ class Spool:
         self.complete = True
         self._call()
 
-    def _grow(self, count: int) -> None:
-        self.length += count
-        self._call()
-
     @staticmethod
     def _is_zeros(chunk: bytes, start: int) -> bool:
-        # Of bytes, unlike of views of them, the comparison is that of memcmp(3).
-        block = chunk[start : start + BLOCK]
-        return block == ZEROS if len(block) == BLOCK else not any(block)
+        # Without a copy, and by memcmp(3).
+        return chunk.startswith(ZEROS[: len(chunk) - start], start)
 
     def _write_at(self, data: memoryview, offset: int) -> None:
         try:
