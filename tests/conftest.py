@@ -16,8 +16,9 @@ from rig.web import Web, serve
 
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> None:
-    """Shells start background jobs with SIGINT ignored, and what is ignored stays so in all that the tests start."""
+    """What is ignored stays so in all that the tests start: SIGINT in a shell's background jobs, SIGHUP with nohup."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

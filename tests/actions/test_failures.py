@@ -246,10 +246,10 @@ def test_a_scratch_directory_that_is_not_there(front_end: FrontEnd, web: Web) ->
 
 
 @needs_root
-@pytest.mark.parametrize(("size", "name"), [(1, "vmdk-sparse"), (2, "raw.zst"), (6, "vmdk-stream")])
-def test_a_full_disk(front_end: FrontEnd, web: Web, tmp_path: Path, size: int, name: str) -> None:
+@pytest.mark.parametrize(("size", "name"), [("1m", "vmdk-sparse"), ("2m", "raw.zst"), ("3400k", "vmdk-stream")])
+def test_a_full_disk(front_end: FrontEnd, web: Web, tmp_path: Path, size: str, name: str) -> None:
     """Full by what is announced, while the image is unpacked, and while it is converted."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}m", "oneconvert-test", tmp_path], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "oneconvert-test", tmp_path], check=True)
     try:
         store = front_end.datastore("qcow2")
         with front_end.settings(scratch_dir=tmp_path):

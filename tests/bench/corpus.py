@@ -70,6 +70,7 @@ FORMATS = {
     "raw.gz": Format("raw", _compressor("pigz", "-c"), "gunzip -c"),
     "raw.zst": Format("raw", _compressor("zstd", "-q", "-T0", "-c"), "zstd -q -dc", native=False),
     "raw.xz": Format("raw", _compressor("xz", "-T0", "-c"), "unxz -c"),
+    "raw.bz2": Format("raw", _compressor("pbzip2", "-c"), "bunzip2 -c"),
     "qcow2-zlib": Format("raw", _qemu("qcow2", "-c")),
     "qcow2-zstd": Format("raw", _qemu("qcow2", "-c", "-o", "compression_type=zstd")),
     "vhdx": Format("raw", _qemu("vhdx")),

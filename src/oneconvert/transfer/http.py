@@ -61,7 +61,8 @@ class Download:
             try:
                 for chunk in self._body(received):
                     received += len(chunk)
-                    yield chunk
+                    with self._pace.pause():
+                        yield chunk
                 return
             except _BrokenError as broken:
                 hopeless = tries >= RETRIES and received - since < CHUNK

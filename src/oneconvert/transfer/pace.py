@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Callable
 
 from oneconvert.errors import TransferError
@@ -27,6 +29,13 @@ class Pace:
     def begin_content(self) -> None:
         """The content starts now; what was waited for the answer is not held against its pace."""
         self._since, self._bytes = time.monotonic(), 0
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Meanwhile who takes the bytes is at work with them: that is not held against the pace either."""
+        before = time.monotonic()
+        yield
+        self._since += time.monotonic() - before
 
     def remaining(self) -> float:
         """Seconds that are left for the whole, infinite without a limit. Raises TransferError when there are none."""

@@ -95,7 +95,8 @@ class RemoteFile:
         chunk = self._head or self._read(0)
         while chunk:
             received += len(chunk)
-            yield chunk
+            with pace.pause():
+                yield chunk
             pace.passed(len(chunk))
             chunk = self._read(received)
         if self.length not in (None, received):
