@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +41,18 @@ def simulator() -> Path:
 
 @pytest.fixture(scope="session")
 def front_end(tmp_path_factory: pytest.TempPathFactory) -> FrontEnd:
-    return FrontEnd.install(tmp_path_factory.mktemp("one"))
+    """One for each worker of xdist, of one installation."""
+    place = tmp_path_factory.mktemp("front-end") / "one"
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return FrontEnd.install(place)
+    common = tmp_path_factory.getbasetemp().parent / "front-end"
+    with common.with_suffix(".lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not lock.tell():
+            shutil.rmtree(common, ignore_errors=True)
+            FrontEnd.install(common)
+            lock.write("installed\n")
+    return FrontEnd.copied(FrontEnd(common), place)
 
 
 @pytest.fixture(scope="session")

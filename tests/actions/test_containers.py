@@ -101,6 +101,31 @@ def test_the_members_of_an_ova_may_come_in_any_order(download, images: Images, v
     assert_disk(download(tar({**members, "box.mf": manifest(members, algorithm)})), images)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "last", "downloads"),
+    [("sha512", False, 1), ("sha1", True, 1), ("sha256", True, 1), ("sha512", True, 2)],
+)
+def test_an_appliance_is_fetched_again_only_for_digests_that_hardly_any_has(
+    download, images: Images, web: Web, vmdk: bytes, algorithm: str, last: bool, downloads: int
+) -> None:  # type: ignore[no-untyped-def]
+    description, disk = {"box.ovf": ovf("disk.vmdk")}, {"disk.vmdk": vmdk}
+    digests = {"box.mf": manifest({**description, **disk}, algorithm)}
+    before = len(web.requests)
+    members = {**description, **disk, **digests} if last else {**description, **digests, **disk}
+    assert_disk(download(tar(members)), images)
+    assert len(web.requests) - before == downloads
+
+
+@pytest.mark.parametrize("last", ["box.mf", "box.ovf"])
+def test_a_zipped_appliance(download, images: Images, vmdk: bytes, last: str) -> None:  # type: ignore[no-untyped-def]
+    members = {"box.ovf": ovf("disk.vmdk"), "disk.vmdk": vmdk}
+    every = {**members, "box.mf": manifest(members)}
+    assert_disk(download(zipped({name: every[name] for name in sorted(every, key=last.__eq__)})), images)
+    answer = download(zipped({**every, "disk.vmdk": vmdk + bytes(512)}))
+    assert answer.status == 1
+    assert "does not have the digest" in answer.stderr
+
+
 @pytest.mark.parametrize("name", ["disk.vmdk", "box.ovf"])
 def test_a_member_that_differs_from_the_manifest_is_refused(download, vmdk: bytes, name: str) -> None:  # type: ignore[no-untyped-def]
     members = {"box.ovf": ovf("disk.vmdk"), "disk.vmdk": vmdk}

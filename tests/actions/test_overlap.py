@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from oneconvert.actions.overlap import convert_arrived
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspect import Inspection
 from oneconvert.transfer.growing import KEPT_BEHIND
+from oneconvert.transfer.passing import MOST_WAITING
 from rig.crafted import patched, vmware_stream
 from rig.front_end import Answer, FrontEnd, messages, processes_of, same_disk
 from rig.images import COMPRESSIONS, FORMATS, MIB, SIZE_MB, Images, zstd
@@ -96,10 +98,10 @@ class Paused:
 
 @contextmanager
 def importing(
-    front_end: FrontEnd, web: Web, behaviour: Behaviour, store: Datastore, **attributes: object
+    front_end: FrontEnd, web: Web, behaviour: Behaviour, store: Datastore, size_mb: int = SIZE_MB, **attributes: object
 ) -> Iterator[subprocess.Popen[bytes]]:
     web.pages["paused"] = behaviour
-    message = messages().cp(42, web.url("paused"), SIZE_MB, store, attributes=attributes)
+    message = messages().cp(42, web.url("paused"), size_mb, store, attributes=attributes)
     process = front_end.begin("cp", message)
     try:
         yield process
@@ -204,7 +206,9 @@ def test_a_signal_ends_all_of_it(front_end: FrontEnd, images: Images, web: Web, 
         assert front_end.left_in(store) == []
 
 
-def import_without_converter(front_end: FrontEnd, images: Images, web: Web, name: str) -> tuple[Answer, Datastore]:
+def import_without_converter(
+    front_end: FrontEnd, images: Images, web: Web, name: str, the_rest_comes: bool
+) -> tuple[Answer, Datastore]:
     """Import a disk, whose converter is killed before all of it has arrived."""
     server = Paused(full(images, name))
     store = front_end.datastore("qcow2")
@@ -212,15 +216,17 @@ def import_without_converter(front_end: FrontEnd, images: Images, web: Web, name
         assert wait_until(lambda: written(store) >= MIB)
         os.kill(converters(process)[0], signal.SIGKILL)
         assert wait_until(lambda: converters(process) == [])
+        if the_rest_comes:
+            server.goes_on.set()
+        stdout, stderr = process.communicate(timeout=40)
         server.goes_on.set()
-        stdout, stderr = process.communicate(timeout=60)
     return Answer(process.returncode, stdout.decode(), stderr.decode(), 0), store
 
 
 def test_a_converter_that_dies_is_made_up_for_when_the_image_is_there(
     front_end: FrontEnd, images: Images, web: Web
 ) -> None:
-    answer, _ = import_without_converter(front_end, images, web, "vmdk-sparse")
+    answer, _ = import_without_converter(front_end, images, web, "vmdk-sparse", the_rest_comes=True)
     assert answer.status == 0, answer.stderr
     assert same_disk(*disk_of(images, "vmdk-sparse"), answer.source, answer.format)
     assert "could not be converted while it arrived" in front_end.log.read_text()
@@ -229,10 +235,46 @@ def test_a_converter_that_dies_is_made_up_for_when_the_image_is_there(
 def test_a_converter_that_dies_where_nothing_is_left_to_begin_anew_is_an_error(
     front_end: FrontEnd, images: Images, web: Web
 ) -> None:
-    answer, store = import_without_converter(front_end, images, web, "vmdk-stream")
-    assert answer.status == 1
+    answer, store = import_without_converter(front_end, images, web, "vmdk-stream", the_rest_comes=False)
+    assert answer.status == 1, "and nobody waits for the rest"
     assert "qemu-img was killed" in answer.stderr
     assert len(answer.stderr.splitlines()) == 1
+    assert front_end.left_in(store) == []
+
+
+@pytest.fixture(scope="module")
+def large(images: Images) -> Path:
+    """A stream whose disk is larger than what may wait for the converter."""
+    raw, stream = images.file("large-raw"), images.file("large-stream")
+    raw.write_bytes(random.Random(6).randbytes(1024) * (3 * MOST_WAITING // 1024))
+    options = ("-o", "subformat=streamOptimized")
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "vmdk", *options, raw, stream], check=True)
+    return stream
+
+
+def test_more_than_may_wait_comes_through(front_end: FrontEnd, images: Images, web: Web, large: Path) -> None:
+    store = front_end.datastore("qcow2")
+    answer = front_end.call("cp", messages().cp(42, web.url(large.name), 3 * MOST_WAITING // MIB, store))
+    assert answer.status == 0, answer.stderr
+    assert same_disk(images.file("large-raw"), "raw", answer.source, "qcow2")
+
+
+@pytest.mark.parametrize("ends", ["import", "converter"])
+def test_a_disk_that_waits_for_a_converter_which_stands_still_is_given_up_with_it(
+    front_end: FrontEnd, web: Web, large: Path, ends: str
+) -> None:
+    server = Paused(large, after=large.stat().st_size // 2)
+    store = front_end.datastore("qcow2")
+    with importing(front_end, web, server, store, 3 * MOST_WAITING // MIB) as process:
+        assert wait_until(lambda: written(store) >= MIB)
+        (converter,) = converters(process)
+        os.kill(converter, signal.SIGSTOP)
+        server.goes_on.set()
+        time.sleep(1.0)
+        os.kill(*(process.pid, signal.SIGTERM) if ends == "import" else (converter, signal.SIGKILL))
+        status = process.wait(timeout=30)
+        assert not Path(f"/proc/{converter}").exists()
+    assert status == (128 + signal.SIGTERM if ends == "import" else 1)
     assert front_end.left_in(store) == []
 
 

@@ -18,7 +18,7 @@ import atheris
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 with atheris.instrument_imports(include=["oneconvert"]):
     from oneconvert.actions.arrival import receive
-    from oneconvert.actions.landing import NotWhileArrivingError, Wanted
+    from oneconvert.actions.landing import Head, NotWhileArrivingError, Wanted
     from oneconvert.errors import OneconvertError
     from oneconvert.images import ovf
     from oneconvert.images.inspect import image_inside
@@ -104,8 +104,14 @@ def fuzz(data: bytes) -> None:
         disk = provider.PickValueInList(["", "1", "disk.raw"])
         follows = provider.ConsumeBool()
         wanted = Wanted(disk, unpack=True, most=1 << 24, converts=lambda found: follows, algorithms=ovf.ALGORITHMS)
-        arrival = receive(chunks, "the image", len(image), wanted, Path(directory), lambda head: None)
+        arrival = receive(chunks, "the image", len(image), wanted, Path(directory), announced)
         image_inside(arrival.path)
+
+
+def announced(head: Head) -> None:
+    """Nobody converts it."""
+    if head.passing:
+        head.passing.abandon()
 
 
 @cache

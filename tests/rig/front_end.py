@@ -103,6 +103,20 @@ class FrontEnd:
         )
         return front_end
 
+    @classmethod
+    def copied(cls, installed: FrontEnd, location: Path) -> FrontEnd:
+        """One like another, which nothing was done with yet."""
+
+        def copy(source: str, target: str) -> None:
+            # The Python environment is large, and nobody changes a file in it.
+            if "/venv-" in source:
+                os.link(source, target)
+            else:
+                shutil.copy2(source, target)
+
+        shutil.copytree(installed.location, location, symlinks=True, copy_function=copy)
+        return cls(location)
+
     def environment(self, **extra: str) -> dict[str, str]:
         inherited = {name: os.environ[name] for name in os.environ if not name.lower().endswith("_proxy")}
         return {**inherited, "ONE_LOCATION": str(self.location), "HOME": str(self.location), **extra}

@@ -10,7 +10,17 @@ import pytest
 
 from oneconvert.actions.landing import Announcement, Head, land
 from oneconvert.errors import ImageRefusedError, SourceChangedError
-from oneconvert.transfer.growing import BLOCK, FAR, FORGET_STEP, KEPT_BEHIND, KEPT_IN_FRONT, GrowingFile, check_fetched
+from oneconvert.transfer.growing import (
+    BLOCK,
+    FAR,
+    FORGET_STEP,
+    KEPT_BEHIND,
+    KEPT_IN_FRONT,
+    Filled,
+    GrowingFile,
+    check_fetched,
+)
+from oneconvert.transfer.nbd import InFile, Zeros
 from oneconvert.transfer.spool import Spool
 from rig.crafted import vhd_footer
 
@@ -155,3 +165,16 @@ def test_what_was_refused_as_an_image_does_not_become_one_when_it_is_kept(tmp_pa
     (head,) = heads
     assert head.spool.failed
     assert head.spool.path.read_bytes() == content
+
+
+def test_a_hole_is_told_as_zeros_without_reading_it(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    with path.open("wb") as file:
+        file.write(os.urandom(MIB))
+        file.truncate(LENGTH)
+    file_of_it = Filled(path)
+    with GrowingFile(file_of_it, LENGTH, read_once=False) as disk:
+        assert disk.pieces(4 * MIB, 2 * MIB) == [Zeros(2 * MIB)]
+        (piece,) = disk.pieces(0, 2 * MIB)
+        assert isinstance(piece, InFile)
+        assert (piece.offset, piece.length) == (0, 2 * MIB)

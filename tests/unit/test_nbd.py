@@ -31,6 +31,7 @@ class Disk:
         self.size = SIZE
         self.there = 0
         self.ended = False
+        self.abandoned = False
         self.asked: list[tuple[int, int]] = []
         self.read: list[tuple[int, int]] = []
         self.file = path.open("rb")
@@ -54,6 +55,9 @@ class Disk:
 
     def taken(self, offset: int, length: int) -> None:
         self.read.append((offset, length))
+
+    def abandon(self) -> None:
+        self.abandoned = True
 
     def arrive(self, there: int) -> None:
         self.there = there
@@ -146,6 +150,15 @@ def test_nothing_is_read_before_it_is_there(content: Path, tmp_path: Path) -> No
         assert not ended
         disk.arrive(SIZE)
     assert ended == [None]
+
+
+def test_who_writes_the_disk_hears_of_the_end_of_its_reader(content: Path, tmp_path: Path) -> None:
+    disk = Disk(content)
+    disk.there = SIZE
+    with following(disk, tmp_path / "result") as ended:
+        pass
+    assert ended == [None]
+    assert disk.abandoned
 
 
 def test_qemu_img_ends_when_the_rest_will_never_come(content: Path, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from oneconvert.errors import TransferError
@@ -21,17 +19,25 @@ OPTIONS = NetworkOptions(
 )
 
 
-def test_a_server_that_drips_is_given_up() -> None:
-    pace = Pace("disk.img", OPTIONS, time.sleep)
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, which passes only when a test says so."""
+    now = [0.0]
+    monkeypatch.setattr("oneconvert.transfer.pace.time.monotonic", lambda: now[0])
+    return now
+
+
+def test_a_server_that_drips_is_given_up(clock: list[float]) -> None:
+    pace = Pace("disk.img", OPTIONS, lambda _: None)
     pace.begin_content()
-    time.sleep(0.3)
+    clock[0] += 0.3
     with pytest.raises(TransferError, match="less than min_rate"):
         pace.passed(1000)
 
 
-def test_what_a_slow_disk_takes_is_not_held_against_the_server() -> None:
-    pace = Pace("disk.img", OPTIONS, time.sleep)
+def test_what_a_slow_disk_takes_is_not_held_against_the_server(clock: list[float]) -> None:
+    pace = Pace("disk.img", OPTIONS, lambda _: None)
     pace.begin_content()
     with pace.pause():
-        time.sleep(0.3)
+        clock[0] += 0.3
     pace.passed(1000)

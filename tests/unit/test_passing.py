@@ -105,9 +105,12 @@ def test_what_somebody_waits_for_is_written_however_much_waits() -> None:
     with beside(lambda: filled(disk, most + 3)) as writer:
         writer.join(0.3)
         assert writer.is_alive()
+        calls: list[bool] = []
+        disk.on_arrival(lambda: calls.append(True))
         disk.wanted(MOST_WAITING, 3 * PIECE)
         writer.join(10)
         assert disk.has(MOST_WAITING, 3 * PIECE)
+        assert len(calls) == 2, "at once, and when it is there"
 
 
 def test_who_writes_does_not_wait_when_nobody_reads_any_more() -> None:

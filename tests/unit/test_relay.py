@@ -87,3 +87,24 @@ def test_signals_stay_with_the_main_thread() -> None:
         list(relay.ahead("one", look()))
     assert set(ENDING) <= masks[0]
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == ours
+
+
+def test_a_stage_that_waits_for_something_else_is_stopped_too_however_late_it_says_so() -> None:
+    begun, ended = threading.Event(), threading.Event()
+    calls: list[str] = []
+
+    def work() -> None:
+        begun.set()
+        assert ended.wait(30)
+        relay.on_stop(lambda: calls.append("late"))
+
+    def stop_source() -> None:
+        ended.set()
+
+    with Relay(stop_source) as relay:
+        relay.on_stop(lambda: calls.append("in time"))
+        relay.start("work", work)
+        assert begun.wait(30)
+        assert calls == []
+    assert "in time" in calls
+    assert "late" in calls

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import tracemalloc
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable
 
@@ -144,6 +145,34 @@ def test_tables_in_front_that_unfold_to_more_than_they_are_take_no_memory() -> N
         with pytest.raises(NotSequentialError):
             list(StreamedDisk([image], parsed))
         assert tracemalloc.get_traced_memory()[1] < 4 * len(image)
+    finally:
+        tracemalloc.stop()
+
+
+def test_grains_that_wait_keep_nothing_else() -> None:
+    """Small ones, each behind a lot of metadata that means nothing: a thousand of them wait for each other."""
+    metadata, grains = 4 << 20, 24
+    numbers = (1 << 12, 1, 1, 20, 512, 0, 2**64 - 1, 128)
+    header = struct.pack("<4sIIQQQQIQQQB4sH", b"KDMV", 3, 0x30001, *numbers, 0, b"\n \r\n", 1)
+    parsed = streamed_header(header.ljust(SECTOR, b"\0"))
+    assert parsed is not None
+
+    def chunks() -> Iterator[bytes]:
+        waiting = bytearray(header.ljust(128 * SECTOR, b"\0"))
+        for number in range(grains):
+            packed = zlib.compress(bytes([number + 1]) * SECTOR)
+            waiting += (struct.pack("<QI", number, len(packed)) + packed).ljust(SECTOR, b"\0")
+            waiting += struct.pack("<QII", metadata // SECTOR, 0, 9).ljust(SECTOR, b"\0") + bytes(metadata)
+            while len(waiting) > 1_000_000:
+                yield bytes(waiting[:1_000_000])
+                del waiting[:1_000_000]
+        yield bytes(waiting)
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(NotSequentialError):
+            list(StreamedDisk(chunks(), parsed))
+        assert tracemalloc.get_traced_memory()[1] < grains * metadata // 3
     finally:
         tracemalloc.stop()
 

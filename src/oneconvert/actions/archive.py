@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
@@ -81,7 +81,8 @@ def _read_archive(
     announced = False
     for number, member in enumerate(members(opened.chunks, kind, name), 1):
         suffix = Path(member.path.lower()).suffix
-        running = {name: hashlib.new(name, usedforsecurity=False) for name in _algorithms(contents, kind, wanted)}
+        algorithms = _algorithms(contents, member, wanted)
+        running = {algorithm: hashlib.new(algorithm, usedforsecurity=False) for algorithm in algorithms}
         stream = _digested(member, running, threads)
         described = f"{member.path} in {name}"
         if suffix == ".ovf":
@@ -92,6 +93,7 @@ def _read_archive(
             if contents.manifest:
                 raise ImageRefusedError(f"{name} holds more than one manifest; publish each appliance by itself")
             contents.manifest = member.path, ovf.read_manifest(_text(stream, described), described)
+            _check_digests_were_computed(contents, name)
         elif not _never_a_disk(member.path, suffix):
             position = None if None in (opened.position, member.offset) else member.offset
             inner = unpacked(Opened(b"", stream, member.size, position), described, wanted.most)
@@ -135,11 +137,21 @@ def _kept(member: str, opened: Opened, described: str, path: Path, wanted: Annou
     return Kept(member, path, landed)
 
 
-def _algorithms(contents: Contents, kind: str, wanted: Wanted) -> Iterable[str]:
-    """The digests that a member needs: of an appliance, those of its manifest."""
+def _algorithms(contents: Contents, member: Member, wanted: Wanted) -> Iterable[str]:
+    """The digests that a member needs: those of the manifest, or while that has not come, those that it may have."""
     if contents.manifest:
         return {digest.algorithm for digest in contents.manifest[1].values()}
-    return wanted.algorithms if kind == "tar" else ()
+    is_small = member.size is not None and member.size <= LARGEST_TEXT
+    return ovf.ALGORITHMS if is_small else wanted.algorithms
+
+
+def _check_digests_were_computed(contents: Contents, name: str) -> None:
+    """Raise NotWhileArrivingError when a member has passed by without the digest that the manifest, now here, has."""
+    assert contents.manifest
+    manifest, expected = contents.manifest
+    for file, digest in expected.items():
+        if digest.algorithm not in contents.digests.get(_beside(manifest, file), {digest.algorithm}):
+            raise NotWhileArrivingError(f"{name} has {file!a} before the manifest with its {digest.algorithm}")
 
 
 def _never_a_disk(path: str, suffix: str) -> bool:
@@ -151,10 +163,15 @@ def _digested(member: Member, running: dict[str, hashlib._Hash], threads: Execut
     """Pass the bytes of a member on while its digests are computed beside."""
     pending: list[Future[None]] = []
     for chunk in member:
-        wait(pending)
+        _finish(pending)
         pending = [threads.submit(each.update, chunk) for each in running.values()]
         yield chunk
-    wait(pending)
+    _finish(pending)
+
+
+def _finish(pending: list[Future[None]]) -> None:
+    for each in pending:
+        each.result()
 
 
 def _text(chunks: Iterable[bytes], described: str) -> bytes:
@@ -178,8 +195,6 @@ def _verify(contents: Contents, name: str) -> None:
                 raise TransferError(
                     f"{name} is incomplete: its manifest names {file!a}, which is not in it; publish it whole"
                 )
-            if digest.algorithm not in actual:
-                raise NotWhileArrivingError(f"the manifest of {name} follows its disks, with {digest.algorithm}")
             if actual[digest.algorithm] != digest.digest:
                 raise TransferError(
                     f"{name} is damaged: {file!a} does not have the digest that its manifest says; export it again"

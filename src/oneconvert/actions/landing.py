@@ -1,4 +1,6 @@
-"""One image out of its bytes: written to a file of the workspace, inspected, and announced while it still arrives."""
+"""One image out of its bytes: inspected, announced while it still arrives, and written to a file of the workspace;
+or unfolded, and passed on to who converts it.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +25,19 @@ LONGEST_HEAD = 8 * 1024 * 1024
 
 
 class NotWhileArrivingError(Exception):
-    """The image turned out other than it began, and not enough of it is left to begin anew."""
+    """What has arrived cannot be used, though nothing is wrong with it: fetched again, without a conversion meanwhile,
+    it can.
+    """
 
 
 @dataclass(frozen=True)
 class Head:
     """An image that has begun to arrive. ``found`` is what all but its end can tell.
 
-    ``spool`` grows, and holds the image; it stays empty where the raw disk in the image is ``passing``. ``length`` is
-    the number of bytes that the image will have, None when nobody knows; with ``estimated`` it is what a partition
-    table says, which may be wrong. ``position`` is where they begin in the source, None when they are not there as they
-    are. ``certain`` says that this is the image that is wanted, and no other.
+    ``spool`` grows, and holds the image; it stays empty where the raw disk in the image is ``passing``, which must be
+    read, or abandoned. ``length`` is the number of bytes that the image will have, None when nobody knows; with
+    ``estimated`` it is what a partition table says, which may be wrong. ``position`` is where they begin in the source,
+    None when they are not there as they are. ``certain`` says that this is the image that is wanted, and no other.
     """
 
     found: Inspection
@@ -72,8 +76,8 @@ class Announcement:
 
 @dataclass(frozen=True)
 class Arrival:
-    """A disk image in the workspace. ``extents`` are the files beside ``path`` that belong to it, for a split VMDK;
-    ``passed`` as in Landed.
+    """A disk image in the workspace, or one that ``passed``, as in Landed. ``extents`` are the files beside ``path``
+    that belong to it, for a split VMDK.
     """
 
     name: str
@@ -140,7 +144,7 @@ def _land(
     layout, passing, certain = None, None, False
     if announcement and begins_as and announcement.converts(begins_as):
         certain = announcement.certain
-        if certain and begins_as.format is ImageFormat.VMDK:
+        if certain and expected == length and begins_as.format is ImageFormat.VMDK:
             layout = streamed_header(b"".join(begun))
             passing = PassingDisk(layout.capacity * SECTOR) if layout else None
         head = Head(

@@ -101,7 +101,7 @@ class Conversion:
 
 def convert_behind(head: Head, target: Path, target_format: ImageFormat, parts: Parts | None) -> Conversion | None:
     """Convert the image of ``head`` as it arrives; returns when qemu-img has ended. None when the image has turned out
-    to be another one already.
+    to be another one already. Raises CommandError when qemu-img failed, and nothing is left for another try.
 
     ``parts`` reads what is needed long before its turn.
     """
@@ -134,15 +134,18 @@ def convert_behind(head: Head, target: Path, target_format: ImageFormat, parts: 
 
 
 def _convert_passing(head: Head, disk: PassingDisk, target: Path, target_format: ImageFormat) -> CommandError | None:
-    """Convert the raw disk that passes through memory; why that failed, if it did."""
+    """Convert the raw disk that passes through memory; why that failed, if it did because the rest will not arrive.
+
+    Raises CommandError when it failed by itself: no more of the image need arrive then.
+    """
     content = replace(head.found, format=ImageFormat.RAW, options=())
     try:
         with served(disk) as connection:
             qemu_img.convert(connection, content, target, target_format, head.name)
     except CommandError as error:
+        if not disk.lost():
+            raise
         return error
-    finally:
-        disk.abandon()
     return None
 
 

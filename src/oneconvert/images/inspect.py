@@ -7,8 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from oslo_utils.imageutils.format_inspector import SafetyViolation
-
 from oneconvert.errors import ImageRefusedError, NotAnImageError
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspectors import (
@@ -20,6 +18,7 @@ from oneconvert.images.inspectors import (
     NeverADiskInspector,
     Refusal,
 )
+from oneconvert.images.inspectors.library import SafetyViolation
 
 SECTOR = 512
 AGAIN = "export it again and publish that"

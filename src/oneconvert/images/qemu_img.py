@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,6 +17,7 @@ from oneconvert.errors import CommandError, ImageRefusedError
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspect import AGAIN, Inspection
 from oneconvert.jobs.process import Completed, Limits, run
+from oneconvert.jobs.workspace import MORE_SPACE
 
 LOG = logging.getLogger(__name__)
 
@@ -75,6 +78,7 @@ def convert(
     if completed.status != 0:
         why = _why(completed, place, target)
         advice = f"; it seems to be damaged: {AGAIN}" if "while reading" in why else ""
+        advice = f"; {MORE_SPACE}" if os.strerror(errno.ENOSPC) in why else advice
         raise CommandError(f"{name} cannot be converted to {target_format}: {why}{advice}")
 
 

@@ -16,8 +16,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-import deflate
-
+from oneconvert.images.inflate import InflateError, inflated
 from oneconvert.images.layout.source import numbers
 from oneconvert.images.vmdk_header import (
     DEFLATE,
@@ -85,9 +84,9 @@ class StreamedDisk:
         self._at = 0
         """Bytes of the file that were read."""
 
-    def __iter__(self) -> Iterator[tuple[int, bytearray]]:
+    def __iter__(self) -> Iterator[tuple[int, bytes | bytearray]]:
         with pool("inflate") as threads:
-            waiting: deque[Future[list[tuple[int, bytearray]]]] = deque()
+            waiting: deque[Future[list[tuple[int, bytes | bytearray]]]] = deque()
             for batch in self._batches():
                 waiting.append(threads.submit(self._inflate, batch))
                 while waiting and (waiting[0].done() or len(waiting) > 2 * pool_size()):
@@ -120,11 +119,12 @@ class StreamedDisk:
                 number, odd = divmod(lba, header.grain)
                 if odd or not last < number or lba >= header.capacity or size > 2 * header.grain * SECTOR:
                     raise NotSequentialError
-                self._go_back(SECTOR)
-                data = self._read(-(-(GRAIN_MARKER.size + size) // SECTOR) * SECTOR)
+                rest = max(0, size + GRAIN_MARKER.size - SECTOR)
+                # Copied: a view would keep all of the buffer for as long as the grain waits.
+                data = b"".join((marker[GRAIN_MARKER.size :], self._read(-(-rest // SECTOR) * SECTOR)))
                 tables.met(number, sector)
                 last = number
-                yield Grain(number, data[GRAIN_MARKER.size : GRAIN_MARKER.size + size])
+                yield Grain(number, memoryview(data)[:size])
                 continue
             sectors, _, kind = METADATA_MARKER.unpack_from(marker)
             if kind == END_OF_STREAM:
@@ -134,11 +134,11 @@ class StreamedDisk:
             tables.take(kind, sector + 1, bytes(self._read(sectors * SECTOR)))
         tables.check()
 
-    def _inflate(self, batch: list[Grain]) -> list[tuple[int, bytearray]]:
+    def _inflate(self, batch: list[Grain]) -> list[tuple[int, bytes | bytearray]]:
         size = self._header.grain * SECTOR
         end = self._header.capacity * SECTOR
         return [
-            (grain.number * size, _inflated(grain.data, size, min(size, end - grain.number * size))) for grain in batch
+            (grain.number * size, _content(grain.data, size, min(size, end - grain.number * size))) for grain in batch
         ]
 
     def _has_more(self) -> bool:
@@ -146,27 +146,23 @@ class StreamedDisk:
             self._buffer, self._start = memoryview(next(self._chunks, b"")), 0
         return bool(self._buffer)
 
-    def _go_back(self, count: int) -> None:
-        """Have the last bytes, which were read at once, read again."""
-        self._start -= count
-        self._at -= count
-
     def _read(self, count: int) -> memoryview:
-        """The next bytes, mostly without a copy. Raises NotSequentialError where the file ends before."""
-        missing = self._start + count - len(self._buffer)
-        if missing > 0:
-            pieces: list[bytes | memoryview] = [self._buffer[self._start :]]
-            while missing > 0:
-                piece = next(self._chunks, b"")
-                if not piece:
-                    raise NotSequentialError
-                pieces.append(piece)
-                missing -= len(piece)
-            self._buffer, self._start = memoryview(b"".join(pieces)), 0
-        data = self._buffer[self._start : self._start + count]
-        self._start += count
+        """The next bytes. Raises NotSequentialError where the file ends before."""
         self._at += count
-        return data
+        data = self._buffer[self._start : self._start + count]
+        self._start += len(data)
+        missing = count - len(data)
+        if not missing:
+            return data
+        pieces = [data]
+        while missing:
+            self._buffer = memoryview(next(self._chunks, b""))
+            if not self._buffer:
+                raise NotSequentialError
+            pieces.append(self._buffer[:missing])
+            self._start = len(pieces[-1])
+            missing -= self._start
+        return memoryview(b"".join(pieces))
 
 
 class Tables:
@@ -258,12 +254,12 @@ def _numbers(data: bytes) -> array[int]:
     return numbers(data[: len(data) // 4 * 4], "I", "little")
 
 
-def _inflated(data: memoryview, size: int, visible: int) -> bytearray:
+def _content(data: memoryview, size: int, visible: int) -> bytes | bytearray:
     """The content of a grain of ``size`` bytes, of which ``visible`` are within the disk."""
     try:
-        content = deflate.zlib_decompress(data, size)
-    except deflate.DeflateError:
+        content = inflated(data, size)
+    except InflateError:
         raise NotSequentialError from None
     if len(content) < visible:
         raise NotSequentialError
-    return content[:visible]
+    return content if len(content) == visible else content[:visible]

@@ -26,6 +26,7 @@ class Relay:
 
     def __init__(self, stop_source: Callable[[], None]) -> None:
         self._stops = [stop_source]
+        self._stopped = False
         self._channels: list[_Channel] = []
         self._threads = ExitStack()
 
@@ -61,12 +62,17 @@ class Relay:
         self._threads.enter_context(thread(name, work, self._stop))
 
     def on_stop(self, stop: Callable[[], None]) -> None:
-        """Have ``stop`` called, too, for a stage that waits for something else than its chunks."""
+        """Have ``stop`` called, too, for a stage that waits for something else than its chunks; at once when it is too
+        late for that.
+        """
         self._stops.append(stop)
+        if self._stopped:
+            stop()
 
     def _stop(self) -> None:
         for channel in self._channels:
             channel.end(StoppedError())
+        self._stopped = True
         for stop in self._stops:
             stop()
 

@@ -25,6 +25,8 @@ LOCK = "lock"
 # In a workspace: the files elsewhere that belong to the unfinished import, one path a line.
 CLAIMS = "claims"
 FALLBACK = Path("/var/tmp")  # noqa: S108 (a 0700 directory is made in it)
+# What can be done about a file system that is full.
+MORE_SPACE = "free some, or set scratch_dir in oneconvert.conf to a larger file system"
 # A directory without a held lock is a leftover, but not in the moment between its making and its locking.
 GRACE_SECONDS = 60.0
 
@@ -73,10 +75,7 @@ def place_of(path: Path) -> Path:
 def write_failure(path: Path, length: int, name: str, error: OSError) -> TransferError:
     """Why ``path``, a file in a workspace with ``length`` bytes of ``name`` in it, cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return TransferError(
-            f"no space left in {place_of(path.parent)} after {length} bytes of {name}: free some, "
-            "or set scratch_dir in oneconvert.conf to a larger file system"
-        )
+        return TransferError(f"no space left in {place_of(path.parent)} after {length} bytes of {name}: {MORE_SPACE}")
     return TransferError(f"cannot write {name} to {place_of(path.parent)}: {error.strerror}")
 
 

@@ -139,6 +139,9 @@ class GrowingFile:
             forget(self._file.fileno(), self.forgotten, end - self.forgotten)
             self.forgotten = end
 
+    def abandon(self) -> None:
+        """Nobody reads any more; what arrives is in the file all the same."""
+
     def fetch(self) -> None:
         """Fetch out of turn what is wanted, until ``stop_fetching``."""
         while (wanted := self._wanted.get()) is not None:

@@ -64,7 +64,8 @@ class InFile:
     length: int
 
 
-Piece = Union[bytes, bytearray, Zeros, InFile]
+Data = Union[bytes, bytearray]
+Piece = Union[Data, Zeros, InFile]
 
 
 class Growing(Protocol):
@@ -95,6 +96,10 @@ class Growing(Protocol):
 
     def taken(self, offset: int, length: int) -> None:
         """These bytes were read."""
+        ...
+
+    def abandon(self) -> None:
+        """Nobody reads any more."""
         ...
 
 
@@ -160,8 +165,9 @@ class _Server:
         except Exception:
             LOG.exception("the block device failed")
         finally:
-            # Or else the client would wait for ever.
+            # Or else the client would wait for ever, and who writes the disk.
             self.stop()
+            self._disk.abandon()
 
     def _negotiate(self) -> None:
         self._connection.sendall(MAGIC + OPTION_MAGIC + struct.pack(">H", FIXED_NEWSTYLE | NO_ZEROES))

@@ -32,7 +32,7 @@ class Pace:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Meanwhile who takes the bytes is at work with them: that is not held against the pace either."""
+        """Meanwhile who takes the bytes is at work with them: that does not count for ``min_rate``."""
         before = time.monotonic()
         yield
         self._since += time.monotonic() - before

@@ -7,15 +7,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from types import TracebackType
-from typing import Callable, Union
+from typing import Callable
 
-from oneconvert.transfer.nbd import Piece, Zeros
+from oneconvert.transfer.nbd import Data, Piece, Zeros
 
-# Bytes that wait for the reader.
+# Bytes that wait for the reader; for what it asks for there is always room.
 MOST_WAITING = 32 * 1024 * 1024
-
-
-Data = Union[bytes, bytearray]
 
 
 class PassingDisk:
@@ -29,7 +26,8 @@ class PassingDisk:
         self._waiting_bytes = 0
         self._arrived = 0
         """What is before this and was not put is zeros."""
-        self._awaited = 0
+        self._awaited: list[int] = []
+        """Ends of what somebody waits for."""
         self._given: list[tuple[int, int]] = []
         """Beginnings and ends of what was read."""
         self._failed = False
@@ -43,22 +41,24 @@ class PassingDisk:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self._arrive(self.size)
+            self._arrived = self.size
         else:
             self._failed = True
-            self._call()
+        self._call()
 
     def put(self, offset: int, data: Data) -> None:
         """Write ``data`` at ``offset``, which is not before the end of what was written; waits for the reader."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._waiting_bytes < MOST_WAITING or self._arrived < self._awaited or self._abandoned
-            )
+            self._changed.wait_for(lambda: self._waiting_bytes < MOST_WAITING or self._awaited or self._abandoned)
             if self._abandoned:
                 return
             self._waiting.append((offset, data))
             self._waiting_bytes += len(data)
-        self._arrive(offset + len(data))
+            self._arrived = offset + len(data)
+            still_awaited = [end for end in self._awaited if end > self._arrived]
+            reached, self._awaited = len(still_awaited) < len(self._awaited), still_awaited
+        if reached:
+            self._call()
 
     def abandon(self) -> None:
         """Nobody reads any more: what is written from now on is forgotten."""
@@ -88,7 +88,7 @@ class PassingDisk:
                 if start > at:
                     found.append(Zeros(start - at))
                     at = start
-                found.append(data if (at, stop <= end) == (start, True) else data[at - start : end - start])
+                found.append(data if start == at and stop <= end else data[at - start : end - start])
                 at = min(stop, end)
         if at < end:
             found.append(Zeros(end - at))
@@ -99,14 +99,16 @@ class PassingDisk:
         return self._failed
 
     def on_arrival(self, call: Callable[[], None]) -> None:
-        """Have ``call`` called, by the thread that writes, whenever there is more; once for what is there already."""
+        """Have ``call`` called, by the thread that writes, whenever something is there that was ``wanted``, and at the
+        end; once for what is there already.
+        """
         self._call = call
         call()
 
     def wanted(self, offset: int, length: int) -> None:
         """Somebody waits for these bytes: however much waits to be read, they must come."""
         with self._changed:
-            self._awaited = max(self._awaited, offset + length)
+            self._awaited.append(offset + length)
             self._changed.notify_all()
 
     def taken(self, offset: int, length: int) -> None:
@@ -117,10 +119,6 @@ class PassingDisk:
             while first == 0 and self._waiting and self._waiting[0][0] + len(self._waiting[0][1]) <= last:
                 self._waiting_bytes -= len(self._waiting.popleft()[1])
             self._changed.notify_all()
-
-    def _arrive(self, end: int) -> None:
-        self._arrived = end
-        self._call()
 
 
 def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

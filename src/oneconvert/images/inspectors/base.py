@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from oslo_utils.imageutils.format_inspector import (
+from oneconvert.errors import ImageRefusedError
+from oneconvert.images.format import ImageFormat
+from oneconvert.images.inspectors.library import (
     EndCaptureRegion,
     FileInspector,
     SafetyCheck,
     SafetyViolation,
 )
-
-from oneconvert.errors import ImageRefusedError
-from oneconvert.images.format import ImageFormat
 
 
 class Refusal(SafetyViolation):

@@ -7,7 +7,11 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar
 
-from oslo_utils.imageutils.format_inspector import (
+from oneconvert.errors import ImageRefusedError, NotAnImageError
+from oneconvert.images import partitions
+from oneconvert.images.format import ImageFormat
+from oneconvert.images.inspectors.base import EndCheck, Inspector, Refusal, TailRegion
+from oneconvert.images.inspectors.library import (
     CaptureRegion,
     FileInspector,
     GPTInspector,
@@ -15,11 +19,6 @@ from oslo_utils.imageutils.format_inspector import (
     QEDInspector,
     SafetyCheck,
 )
-
-from oneconvert.errors import ImageRefusedError, NotAnImageError
-from oneconvert.images import partitions
-from oneconvert.images.format import ImageFormat
-from oneconvert.images.inspectors.base import EndCheck, Inspector, Refusal, TailRegion
 
 SECTOR = 512
 

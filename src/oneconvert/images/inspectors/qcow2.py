@@ -5,10 +5,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from oslo_utils.imageutils.format_inspector import CaptureRegion, QcowInspector, SafetyCheck
-
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspectors.base import Inspector, Refusal
+from oneconvert.images.inspectors.library import CaptureRegion, QcowInspector, SafetyCheck
 
 # Offset  Size  Field (big endian; qemu, docs/interop/qcow2.txt)
 #  0x00    4    magic "QFI\xfb"

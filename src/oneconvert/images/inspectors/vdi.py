@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import struct
 
-from oslo_utils.imageutils.format_inspector import CaptureRegion, SafetyCheck, VDIInspector
-
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspectors.base import Inspector, Refusal
+from oneconvert.images.inspectors.library import CaptureRegion, SafetyCheck, VDIInspector
 
 # Little endian (VirtualBox, src/VBox/Storage/VDICore.h, VDIPREHEADER and VDIHEADER1; qemu, block/vdi.c):
 #

@@ -5,15 +5,14 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from oslo_utils.imageutils.format_inspector import (
+from oneconvert.images.format import ImageFormat
+from oneconvert.images.inspectors.base import EndCheck, Inspector, Refusal, TailRegion
+from oneconvert.images.inspectors.library import (
     CaptureRegion,
     FileInspector,
     SafetyCheck,
     VHDInspector,
 )
-
-from oneconvert.images.format import ImageFormat
-from oneconvert.images.inspectors.base import EndCheck, Inspector, Refusal, TailRegion
 
 # The footer, big endian (Microsoft, "Virtual Hard Disk Image Format Specification", "Hard Disk Footer Format"):
 #

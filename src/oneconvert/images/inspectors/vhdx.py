@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import struct
 
-from oslo_utils.imageutils.format_inspector import CaptureRegion, SafetyCheck, VHDXInspector
-
 from oneconvert.images.format import ImageFormat
 from oneconvert.images.inspectors import vhdx_tables
 from oneconvert.images.inspectors.base import Inspector, Refusal
+from oneconvert.images.inspectors.library import CaptureRegion, SafetyCheck, VHDXInspector
 
 # Little endian (Microsoft, [MS-VHDX], sections 2.2 and 2.6):
 #

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from oslo_utils.imageutils.format_inspector import (
+from oneconvert.images.format import ImageFormat
+from oneconvert.images.inspectors import vmdk_descriptor
+from oneconvert.images.inspectors.base import EndCheck, Inspector, Refusal, TailRegion
+from oneconvert.images.inspectors.library import (
     CaptureRegion,
     FileInspector,
     SafetyCheck,
     VMDKInspector,
 )
-
-from oneconvert.images.format import ImageFormat
-from oneconvert.images.inspectors import vmdk_descriptor
-from oneconvert.images.inspectors.base import EndCheck, Inspector, Refusal, TailRegion
 from oneconvert.images.vmdk_header import END_OF_STREAM, FOOTER, GD_AT_END, MAGIC, METADATA_MARKER, SECTOR, SparseHeader
 
 HEADER_SIZE = 512
