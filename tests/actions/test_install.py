@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from rig.front_end import copy_installation
+
 REPOSITORY = Path(__file__).parents[2]
 ROOT = os.geteuid() == 0
 NOBODY = 65534
@@ -160,15 +162,8 @@ def native_files(one: Installer) -> dict[str, tuple[object, ...]]:
 
 @pytest.fixture
 def installed(installed_once: Installer, tmp_path: Path) -> Installer:
-    def copy(source: str, target: str) -> None:
-        # The venv is large and no test changes a file in it.
-        if "/venv-" in source:
-            os.link(source, target)
-        else:
-            shutil.copy2(source, target)
-
     location = tmp_path / "one nebula"
-    shutil.copytree(installed_once.location, location, symlinks=True, copy_function=copy)
+    copy_installation(installed_once.location, location)
     return Installer(installed_once.checkout, location)
 
 

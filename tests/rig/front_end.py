@@ -106,15 +106,7 @@ class FrontEnd:
     @classmethod
     def copied(cls, installed: FrontEnd, location: Path) -> FrontEnd:
         """One like another, which nothing was done with yet."""
-
-        def copy(source: str, target: str) -> None:
-            # The Python environment is large, and nobody changes a file in it.
-            if "/venv-" in source:
-                os.link(source, target)
-            else:
-                shutil.copy2(source, target)
-
-        shutil.copytree(installed.location, location, symlinks=True, copy_function=copy)
+        copy_installation(installed.location, location)
         return cls(location)
 
     def environment(self, **extra: str) -> dict[str, str]:
@@ -224,6 +216,20 @@ def same_disk(one: Path, one_format: str, other: Path, other_format: str) -> boo
     sizes = {info(path, "-f", each)["virtual-size"] for path, each in ((one, one_format), (other, other_format))}
     command = ["qemu-img", "compare", "-f", one_format, "-F", other_format, one, other]
     return len(sizes) == 1 and subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
+
+
+def copy_installation(source: Path, target: Path) -> None:
+    """Copy an OpenNebula with oneconvert in it. The Python environment is large, and nobody changes a file of it: there
+    the copies are links.
+    """
+
+    def copy(one: str, other: str) -> None:
+        if "/venv-" in one:
+            os.link(one, other)
+        else:
+            shutil.copy2(one, other)
+
+    shutil.copytree(source, target, symlinks=True, copy_function=copy)
 
 
 def processes_of(group: int) -> list[int]:

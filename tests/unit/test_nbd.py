@@ -102,6 +102,16 @@ def following(disk: Disk, result: Path) -> Iterator[list[CommandError | None]]:
     assert not worker.is_alive()
 
 
+def read_to_its_end(content: Path, result: Path) -> Disk:
+    """A disk that is there, which qemu-img has converted."""
+    disk = Disk(content)
+    disk.there = SIZE
+    with following(disk, result) as ended:
+        pass
+    assert ended == [None]
+    return disk
+
+
 def test_what_arrives_slowly_is_converted_whole(content: Path, tmp_path: Path) -> None:
     disk = Disk(content)
     with following(disk, tmp_path / "result") as ended:
@@ -116,24 +126,16 @@ def test_what_arrives_slowly_is_converted_whole(content: Path, tmp_path: Path) -
 
 
 def test_a_timeout_for_all_sockets_does_no_harm(content: Path, tmp_path: Path) -> None:
-    disk = Disk(content)
-    disk.there = SIZE
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(5)
     try:
-        with following(disk, tmp_path / "result") as ended:
-            pass
+        read_to_its_end(content, tmp_path / "result")
     finally:
         socket.setdefaulttimeout(before)
-    assert ended == [None]
 
 
 def test_every_byte_of_a_raw_disk_is_read_once_and_roughly_in_order(content: Path, tmp_path: Path) -> None:
-    disk = Disk(content)
-    disk.there = SIZE
-    with following(disk, tmp_path / "result") as ended:
-        pass
-    assert ended == [None]
+    disk = read_to_its_end(content, tmp_path / "result")
     assert sum(length for _, length in disk.read) == SIZE
     furthest = 0
     for offset, length in disk.read:
@@ -153,12 +155,7 @@ def test_nothing_is_read_before_it_is_there(content: Path, tmp_path: Path) -> No
 
 
 def test_who_writes_the_disk_hears_of_the_end_of_its_reader(content: Path, tmp_path: Path) -> None:
-    disk = Disk(content)
-    disk.there = SIZE
-    with following(disk, tmp_path / "result") as ended:
-        pass
-    assert ended == [None]
-    assert disk.abandoned
+    assert read_to_its_end(content, tmp_path / "result").abandoned
 
 
 def test_qemu_img_ends_when_the_rest_will_never_come(content: Path, tmp_path: Path) -> None:

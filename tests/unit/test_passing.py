@@ -31,9 +31,18 @@ def beside(work: Callable[[], None]) -> Iterator[threading.Thread]:
     assert not worker.is_alive()
 
 
-def filled(disk: PassingDisk, count: int) -> None:
-    for number in range(count):
-        disk.put(number * PIECE, bytes(PIECE))
+@contextmanager
+def waiting(disk: PassingDisk, pieces: int) -> Iterator[threading.Thread]:
+    """Who writes so many pieces, and cannot go on."""
+
+    def write() -> None:
+        for number in range(pieces):
+            disk.put(number * PIECE, bytes(PIECE))
+
+    with beside(write) as writer:
+        writer.join(0.3)
+        assert writer.is_alive()
+        yield writer
 
 
 def test_all_of_the_disk_comes_out_of_it(tmp_path: Path) -> None:
@@ -90,9 +99,7 @@ def test_what_comes_before_what_was_read_is_kept() -> None:
 def test_who_writes_waits_for_who_reads() -> None:
     most = MOST_WAITING // PIECE
     disk = PassingDisk(4 * MOST_WAITING)
-    with beside(lambda: filled(disk, most + 1)) as writer:
-        writer.join(0.3)
-        assert writer.is_alive()
+    with waiting(disk, most + 1) as writer:
         assert not disk.has(MOST_WAITING, PIECE)
         disk.taken(0, PIECE)
         writer.join(10)
@@ -102,9 +109,7 @@ def test_who_writes_waits_for_who_reads() -> None:
 def test_what_somebody_waits_for_is_written_however_much_waits() -> None:
     most = MOST_WAITING // PIECE
     disk = PassingDisk(4 * MOST_WAITING)
-    with beside(lambda: filled(disk, most + 3)) as writer:
-        writer.join(0.3)
-        assert writer.is_alive()
+    with waiting(disk, most + 3) as writer:
         calls: list[bool] = []
         disk.on_arrival(lambda: calls.append(True))
         disk.wanted(MOST_WAITING, 3 * PIECE)
@@ -115,9 +120,7 @@ def test_what_somebody_waits_for_is_written_however_much_waits() -> None:
 
 def test_who_writes_does_not_wait_when_nobody_reads_any_more() -> None:
     disk = PassingDisk(4 * MOST_WAITING)
-    with beside(lambda: filled(disk, 4 * MOST_WAITING // PIECE)) as writer:
-        writer.join(0.3)
-        assert writer.is_alive()
+    with waiting(disk, 4 * MOST_WAITING // PIECE):
         disk.abandon()
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Callable, Protocol, Union
 
 from oneconvert.jobs.threads import thread
+from oneconvert.transfer.spool import ZEROS
 
 LOG = logging.getLogger(__name__)
 
@@ -28,7 +29,6 @@ LARGEST_READ = 32 * 1024 * 1024
 LARGEST_OPTION = 64 * 1024
 # qemu's NBD client sends no more at a time than 16, MAX_NBD_REQUESTS.
 MOST_PENDING = 64
-ZEROS = bytes(64 * 1024)
 
 MAGIC, OPTION_MAGIC, OPTION_REPLY_MAGIC = b"NBDMAGIC", b"IHAVEOPT", 0x3E889045565A9
 REQUEST_MAGIC, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC = 0x25609513, 0x67446698, 0x668E33EF
