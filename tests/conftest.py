@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,25 +39,35 @@ def simulator() -> Path:
     return build()
 
 
-@pytest.fixture(scope="session")
-def front_end(tmp_path_factory: pytest.TempPathFactory) -> FrontEnd:
-    """One for each worker of xdist, of one installation."""
-    place = tmp_path_factory.mktemp("front-end") / "one"
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return FrontEnd.install(place)
-    common = tmp_path_factory.getbasetemp().parent / "front-end"
-    with common.with_suffix(".lock").open("a+") as lock:
+def once(tmp_path_factory: pytest.TempPathFactory, place: str, make: Callable[[Path], object]) -> Path:
+    """What ``make`` makes at ``place``, once for all workers of xdist; nobody changes it."""
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / place
+    path.parent.mkdir(exist_ok=True)
+    with path.with_suffix(".lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not lock.tell():
-            shutil.rmtree(common, ignore_errors=True)
-            FrontEnd.install(common)
-            lock.write("installed\n")
-    return FrontEnd.copied(FrontEnd(common), place)
+            shutil.rmtree(path, ignore_errors=True)
+            make(path)
+            lock.write("made\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> FrontEnd:
+    """A front-end to copy, installed in a path with a blank."""
+    return FrontEnd(once(tmp_path_factory, "front end/one nebula", FrontEnd.install))
+
+
+@pytest.fixture(scope="session")
+def front_end(installation: FrontEnd, tmp_path_factory: pytest.TempPathFactory) -> FrontEnd:
+    return FrontEnd.copied(installation, tmp_path_factory.mktemp("front-end") / "one")
 
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
-    return Images.make(tmp_path_factory.mktemp("images"))
+    made = once(tmp_path_factory, "images", Images.make)
+    return Images(shutil.copytree(made, tmp_path_factory.mktemp("images") / "files"))
 
 
 @pytest.fixture(scope="session")

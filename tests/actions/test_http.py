@@ -19,7 +19,8 @@ import pytest
 from oneconvert.errors import NotAllowedError, SourceChangedError, TransferError
 from oneconvert.transfer import http
 from oneconvert.transfer.addresses import AddressRules
-from oneconvert.transfer.http_request import MAX_REDIRECTS, HttpOptions
+from oneconvert.transfer.http_request import MAX_REDIRECTS
+from oneconvert.transfer.options import HttpOptions
 from rig.front_end import Answer, FrontEnd, messages, processes_of, same_disk
 from rig.images import MIB, SIZE_MB, Images
 from rig.messages import Datastore

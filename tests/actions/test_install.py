@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rig.front_end import copy_installation
+from rig.front_end import FrontEnd, copy_installation
 
 REPOSITORY = Path(__file__).parents[2]
 ROOT = os.geteuid() == 0
@@ -142,10 +142,15 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def installed_once(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Installer:
-    """One real installation, in a path with a blank; tests get copies of it."""
+def installed_once(installation: FrontEnd, checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Installer:
+    """One installation, in a path with a blank; tests get copies of it. It is made where one before it got as far as
+    the venv, which takes long to build: it is the one of all tests.
+    """
     one = Installer(checkout, tmp_path_factory.mktemp("front end") / "one nebula")
     make_front_end(one.location)
+    (built,) = (installation.location / "lib" / "oneconvert").glob("venv-*")
+    copy_installation(built, one.lib / built.name)
+    (one.lib / "manifest").write_text("d lib\nd lib/oneconvert\n")
     before = native_files(one)
     one.succeed()
     assert native_files(one) == before

@@ -27,7 +27,8 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import make_server
 
 from oneconvert.errors import OneconvertError, SettingsError
-from oneconvert.transfer.s3 import S3Credentials, presigned_url
+from oneconvert.transfer.options import S3Credentials
+from oneconvert.transfer.s3 import presigned_url
 from rig.front_end import Answer, FrontEnd, messages, same_disk
 from rig.images import MIB, SIZE_MB, Images
 from rig.messages import App, Datastore

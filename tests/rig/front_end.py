@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,7 +112,9 @@ class FrontEnd:
 
     def environment(self, **extra: str) -> dict[str, str]:
         inherited = {name: os.environ[name] for name in os.environ if not name.lower().endswith("_proxy")}
-        return {**inherited, "ONE_LOCATION": str(self.location), "HOME": str(self.location), **extra}
+        # As for oned, python3 is Python, and no script that looks for one of several for longer than an import takes.
+        path = f"{Path(sys.executable).resolve().parent}:{os.environ['PATH']}"
+        return {**inherited, "PATH": path, "ONE_LOCATION": str(self.location), "HOME": str(self.location), **extra}
 
     def datastore(self, driver: str | None = "qcow2", ds_mad: str = "oneconvert_fs", **other: object) -> Datastore:
         """A new, empty datastore."""

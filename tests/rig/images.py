@@ -57,6 +57,7 @@ class Images:
 
     @classmethod
     def make(cls, directory: Path) -> Images:
+        directory.mkdir()
         images = cls(directory)
         raw = images.file("raw")
         noise = random.Random(8)

@@ -19,4 +19,5 @@ except ImportError as error:
     sys.exit(f"oneconvert is not completely installed ({error.name} is missing): run its install.sh again")
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    # Everything is written and closed by now. To take the interpreter apart would take as long as to load half of it.
+    os._exit(main(sys.argv[1], sys.argv[2:]))

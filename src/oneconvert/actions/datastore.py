@@ -37,7 +37,7 @@ from oneconvert.settings import Settings, opennebula_directories
 from oneconvert.transfer.addresses import AddressRules
 from oneconvert.transfer.checksums import verified
 from oneconvert.transfer.directories import DirectoryRules
-from oneconvert.transfer.http_request import HttpOptions
+from oneconvert.transfer.options import HttpOptions
 from oneconvert.transfer.sources import Source, SourceOptions, open_source
 from oneconvert.transfer.spool import Spool
 

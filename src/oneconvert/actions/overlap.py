@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from oneconvert.actions.arrival import receive
 from oneconvert.actions.landing import Arrival, Head, Wanted
@@ -17,9 +18,11 @@ from oneconvert.images.format import ImageFormat
 from oneconvert.jobs.relay import Relay
 from oneconvert.jobs.threads import thread
 from oneconvert.transfer.growing import KEPT_IN_FRONT, Filled, GrowingFile, check_fetched
-from oneconvert.transfer.http_parts import Parts
 from oneconvert.transfer.nbd import served
 from oneconvert.transfer.passing import PassingDisk
+
+if TYPE_CHECKING:
+    from oneconvert.transfer.http_parts import Parts
 
 LOG = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from oneconvert.opennebula.vcenter_access import place_of_datastore
 from oneconvert.settings import Settings
 from oneconvert.transfer.addresses import AddressRules
 from oneconvert.transfer.http import Download, open_url
-from oneconvert.transfer.http_request import HttpOptions
+from oneconvert.transfer.options import HttpOptions
 from oneconvert.transfer.sources import Source
 from oneconvert.vcenter.datastore import Datastore
 from oneconvert.vcenter.export import ExportedDisk, capacity, exported

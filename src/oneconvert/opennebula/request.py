@@ -8,7 +8,7 @@ from typing import Callable
 from oneconvert.errors import MessageError
 from oneconvert.opennebula.document import Document
 from oneconvert.transfer.checksums import Checksum
-from oneconvert.transfer.s3 import S3Credentials
+from oneconvert.transfer.options import S3Credentials
 
 # include/Image.h (ImageType) and include/Datastore.h (DatastoreType) of OpenNebula.
 IMAGE_TYPES = {

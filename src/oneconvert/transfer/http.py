@@ -15,7 +15,8 @@ import urllib3
 from oneconvert.errors import HttpStatusError, NotConnectedError, SourceChangedError, TransferError
 from oneconvert.transfer.connection import Watchdog
 from oneconvert.transfer.http_parts import Parts
-from oneconvert.transfer.http_request import Answer, HttpOptions, Part, ask, public_name
+from oneconvert.transfer.http_request import Answer, Part, ask, public_name
+from oneconvert.transfer.options import HttpOptions
 from oneconvert.transfer.pace import Pace
 
 LOG = logging.getLogger(__name__)

@@ -6,7 +6,8 @@ import urllib3
 
 from oneconvert.errors import OneconvertError
 from oneconvert.transfer.connection import Watchdog
-from oneconvert.transfer.http_request import HttpOptions, Part, ask
+from oneconvert.transfer.http_request import Part, ask
+from oneconvert.transfer.options import HttpOptions
 
 
 class Parts:

@@ -6,7 +6,7 @@ import http.client
 import re
 import socket
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,28 +15,11 @@ import urllib3
 
 from oneconvert.errors import HttpStatusError, NotAllowedError, NotConnectedError, TransferError
 from oneconvert.transfer.connection import Adapter, Watchdog
-from oneconvert.transfer.options import NetworkOptions
+from oneconvert.transfer.options import HttpOptions
 
 MAX_REDIRECTS = 10
 LENGTH = re.compile("[0-9]{1,19}")
 CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-[0-9]{1,19}/([0-9]{1,19})")
-
-
-@dataclass(frozen=True)
-class HttpOptions(NetworkOptions):
-    """How to talk to web servers. Without a ``ca_file`` the system's certificates are trusted; ``downgrade`` allows a
-    redirect from https to http.
-
-    ``fingerprint``, SHA-1 or SHA-256 in hex digits, is that of the one certificate to trust instead. ``cookie`` may be
-    secret; it goes to the first server only. ``direct`` passes by every proxy.
-    """
-
-    verify: bool
-    ca_file: Path | None
-    downgrade: bool
-    fingerprint: str = ""
-    cookie: str = field(default="", repr=False)
-    direct: bool = False
 
 
 @dataclass(frozen=True)

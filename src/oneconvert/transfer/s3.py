@@ -10,12 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
 
 from oneconvert.errors import HttpStatusError, NotAllowedError, SettingsError, TransferError
 from oneconvert.transfer.http import Download, open_url
-from oneconvert.transfer.http_request import HttpOptions
+from oneconvert.transfer.options import HttpOptions, S3Credentials
 
 DEFAULT_REGION = "us-east-1"
 # Seconds that the URL is good for: the slowest download, and another connection near its end.
@@ -39,19 +38,6 @@ REASONS = {
     "marketplace, what the key may read, and the clock of this host",
     404: "there is no such object, or no such bucket",
 }
-
-
-@dataclass(frozen=True)
-class S3Credentials:
-    """The attributes of the marketplace, as written by the admin; empty where there is none."""
-
-    access_key_id: str = field(repr=False)
-    secret_access_key: str = field(repr=False)
-    region: str = ""
-    endpoint: str = ""
-    aws: str = ""
-    force_path_style: str = ""
-    signature_version: str = ""
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import cast
 
-import inflate64
 from isal import igzip_lib, isal_zlib
 
 from oneconvert.errors import ImageRefusedError
@@ -179,6 +178,9 @@ def _unpacked(feed: Feed, header: Header) -> Iterator[bytes]:
 
 def _inflated64(feed: Feed, header: Header) -> Iterator[bytes]:
     """Undo Deflate64, whose library neither limits its output nor tells how much of its input it left over."""
+    # Only here: it takes a while to load, and hardly any archive needs it.
+    import inflate64
+
     inflater = inflate64.Inflater()
     # It never lets go of what it was given either (1.0.4 releases no buffer), so it is given this one every time.
     buffer = bytearray(DEFLATE64_PIECE)
