@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 import subprocess
+import time
 import tracemalloc
 import zlib
 from collections.abc import Iterator
@@ -63,6 +64,39 @@ def test_the_disk_of_a_stream_with_its_tables_in_front(tail: int, tmp_path: Path
 
 def test_an_empty_disk(tmp_path: Path) -> None:
     assert read(by_qemu(bytes(GRAIN), tmp_path)) == bytes(GRAIN)
+
+
+def ends_of(size: int, directory: Path) -> tuple[float, int]:
+    """Read a disk as qemu-img writes it, empty but for its ends. Returns the CPU seconds and the bytes that it took."""
+    raw, vmdk = directory / "raw", directory / "vmdk"
+    content = random.Random(3).randbytes(GRAIN)
+    with raw.open("wb") as disk:
+        disk.truncate(size)
+        for place in (0, size - GRAIN):
+            disk.seek(place)
+            disk.write(content)
+    options = ("-o", "subformat=streamOptimized")
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "vmdk", *options, raw, vmdk], check=True)
+    with vmdk.open("rb") as file:
+        header = streamed_header(file.read(SECTOR))
+        file.seek(0)
+        assert header is not None
+        tracemalloc.start()
+        began = time.process_time()
+        found = list(StreamedDisk(iter(lambda: file.read(1 << 20), b""), header))
+        seconds = time.process_time() - began
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert found == [(0, content), (size - GRAIN, content)]
+    return seconds, peak
+
+
+def test_a_disk_four_times_as_large_has_four_times_the_tables_to_read(tmp_path: Path) -> None:
+    """And not sixteen times, as when what is behind each table is copied: 32 MiB behind the first of 8,192."""
+    seconds, _ = ends_of(1 << 36, tmp_path)
+    more_seconds, peak = ends_of(1 << 38, tmp_path)
+    assert more_seconds < 8 * seconds
+    assert peak < 80 << 20, "the file's bytes, and what is kept of them"
 
 
 def markers(image: bytes) -> list[tuple[int, int, int]]:

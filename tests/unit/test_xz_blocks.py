@@ -72,6 +72,13 @@ def raw(data: bytes) -> bytes:
     return lzma.compress(data, format=lzma.FORMAT_RAW, filters=filters)
 
 
+def stored(data: bytes) -> bytes:
+    """LZMA2 of what cannot be compressed: chunks with a control byte, the first of which resets the dictionary."""
+    places = range(0, len(data), 64 * KIB)
+    chunks = (data[place : place + 64 * KIB] for place in places)
+    return b"".join(struct.pack(">BH", 2 - (not at), len(each) - 1) + each for at, each in enumerate(chunks)) + b"\0"
+
+
 def stream(*blocks: tuple[bytes, bytes, bytes]) -> bytes:
     """A stream of blocks given as header, compressed data and content; check and index are right."""
     flags = b"\0\x01"
@@ -86,8 +93,17 @@ def stream(*blocks: tuple[bytes, bytes, bytes]) -> bytes:
 
 
 def block(data: bytes, sized: bool = True) -> tuple[bytes, bytes, bytes]:
-    packed = raw(data)
+    return block_of(raw(data), data, sized)
+
+
+def block_of(packed: bytes, data: bytes, sized: bool = True) -> tuple[bytes, bytes, bytes]:
     return header(len(packed), len(data)) if sized else header(None, None), packed, data
+
+
+def noise(length: int) -> tuple[bytes, bytes, bytes]:
+    """A block of what cannot be compressed."""
+    data = RANDOM.randbytes(length)
+    return block_of(stored(data), data)
 
 
 SHAPES = (
@@ -268,7 +284,7 @@ def test_the_memory_that_a_block_is_declared_to_take_counts_its_dictionary_no_la
 
 def test_no_more_is_read_ahead_than_memory_allows() -> None:
     """Of a consumer that takes its time the source must feel it."""
-    one = stream(block(RANDOM.randbytes(8 * MIB)))
+    one = stream(noise(8 * MIB))
     body = one[12 : -12 - 4 * int.from_bytes(one[-8:-4], "little") - 4]
     taken = 0
 
@@ -309,7 +325,7 @@ print((peak() - before) // 1024)
 @pytest.mark.parametrize("content", ["random", "zeros"])
 def test_memory_is_bounded_however_slow_the_consumer_is(content: str) -> None:
     part = RANDOM.randbytes(24 * MIB) if content == "random" else bytes(24 * MIB)
-    packed = raw(part)
+    packed = stored(part) if content == "random" else raw(part)
     one = header(len(packed), len(part), b"\x21\x01\x16"), packed, part
     assert BlockHeader.parse(one[0]).fits
     run = subprocess.run([sys.executable, "-c", MEMORY], input=stream(*[one] * 8), capture_output=True, check=True)
@@ -317,7 +333,7 @@ def test_memory_is_bounded_however_slow_the_consumer_is(content: str) -> None:
 
 
 def test_an_abandoned_stream_leaves_no_thread_behind() -> None:
-    packed = stream(*[block(RANDOM.randbytes(4 * MIB))] * 16)
+    packed = stream(*[noise(4 * MIB)] * 16)
     content = decompressed(pieces(packed, CHUNK), "disk")
     next(content)
     assert threads()
@@ -326,7 +342,7 @@ def test_an_abandoned_stream_leaves_no_thread_behind() -> None:
 
 
 def test_signals_stay_with_the_main_thread() -> None:
-    content = decompressed(pieces(stream(*[block(RANDOM.randbytes(4 * MIB))] * 16), CHUNK), "disk")
+    content = decompressed(pieces(stream(*[noise(4 * MIB)] * 16), CHUNK), "disk")
     next(content)
     masks = [
         int(re.search(r"SigBlk:\s+(\w+)", Path(f"/proc/self/task/{each.native_id}/status").read_text())[1], 16)
@@ -351,7 +367,7 @@ def test_an_error_of_the_source_is_passed_on_and_leaves_no_thread_behind() -> No
 
 def test_blocks_are_decoded_while_they_arrive() -> None:
     """The content of a block does not wait for its end, nor for the next one."""
-    packed = stream(*[block(RANDOM.randbytes(8 * MIB))] * 2)
+    packed = stream(*[noise(8 * MIB)] * 2)
     taken = 0
 
     def source() -> Iterator[bytes]:

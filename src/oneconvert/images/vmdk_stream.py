@@ -38,7 +38,7 @@ from oneconvert.images.vmdk_header import (
 from oneconvert.jobs.threads import pool, pool_size
 
 LARGEST_GRAIN = 2 * 1024 * 1024  # bytes
-# What is kept of the tables in front: those of a disk of 1 TiB with the usual grains.
+# Bytes in front of the grains: the tables of a disk of almost 512 GiB with the usual grains, which qemu writes twice.
 LARGEST_TABLES = 64 * 1024 * 1024
 LARGEST_METADATA = 64 * 1024 * 1024
 MOST_UNCONFIRMED = 1 << 18  # grains: 16 GiB of the disk
@@ -108,7 +108,7 @@ class StreamedDisk:
 
     def _grains(self) -> Iterator[Grain]:
         header = self._header
-        tables = Tables(header, bytes(self._read(header.overhead * SECTOR)))
+        tables = Tables(header, self._read(header.overhead * SECTOR))
         last = -1
         # qemu writes no marker at the end; then the tables say whether it is one.
         while header.directory == GD_AT_END or self._has_more():
@@ -168,7 +168,7 @@ class StreamedDisk:
 class Tables:
     """What the tables say, held against the grains that were met."""
 
-    def __init__(self, header: SparseHeader, front: bytes) -> None:
+    def __init__(self, header: SparseHeader, front: memoryview) -> None:
         self._header = header
         self._grains: dict[int, int] = {}
         """Sector -> number, of those met that no table has confirmed."""
@@ -232,7 +232,7 @@ class Tables:
         elif tables:
             raise NotSequentialError
 
-    def _read_front(self, front: bytes) -> array[int]:
+    def _read_front(self, front: memoryview) -> array[int]:
         """All entries of all tables, from what precedes the first grain."""
         start = self._header.directory * SECTOR
         if 4 * self._header.table_entries * self._header.tables > LARGEST_TABLES:
@@ -243,15 +243,15 @@ class Tables:
         entries = array("I")
         empty = bytes(4 * self._header.table_entries)
         for table in directory:
-            data = front[table * SECTOR :][: len(empty)] if table else empty
+            data = front[table * SECTOR :][: len(empty)] if table else memoryview(empty)
             if len(data) != len(empty):
                 raise NotSequentialError
             entries += _numbers(data)
         return entries
 
 
-def _numbers(data: bytes) -> array[int]:
-    return numbers(data[: len(data) // 4 * 4], "I", "little")
+def _numbers(data: bytes | memoryview) -> array[int]:
+    return numbers(bytes(data[: len(data) // 4 * 4]), "I", "little")
 
 
 def _content(data: memoryview, size: int, visible: int) -> bytes | bytearray:

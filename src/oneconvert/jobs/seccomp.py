@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import struct
 
 PR_SET_NO_NEW_PRIVS = 38
@@ -34,7 +33,7 @@ def give_up_sockets() -> bool:
 
     False on a machine whose system call numbers are not in the table. Raises OSError when the kernel refuses.
     """
-    program = _filter(platform.machine())
+    program = _filter(os.uname().machine)
     if program is None:
         return False
     libc = ctypes.CDLL(None, use_errno=True)
