@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -92,18 +92,14 @@ def stream(*blocks: tuple[bytes, bytes, bytes]) -> bytes:
     return result + index + struct.pack("<II", zlib.crc32(index), zlib.crc32(footer)) + footer + b"YZ"
 
 
-def block(data: bytes, sized: bool = True) -> tuple[bytes, bytes, bytes]:
-    return block_of(raw(data), data, sized)
-
-
-def block_of(packed: bytes, data: bytes, sized: bool = True) -> tuple[bytes, bytes, bytes]:
+def block(data: bytes, sized: bool = True, pack: Callable[[bytes], bytes] = raw) -> tuple[bytes, bytes, bytes]:
+    packed = pack(data)
     return header(len(packed), len(data)) if sized else header(None, None), packed, data
 
 
 def noise(length: int) -> tuple[bytes, bytes, bytes]:
     """A block of what cannot be compressed."""
-    data = RANDOM.randbytes(length)
-    return block_of(stored(data), data)
+    return block(RANDOM.randbytes(length), pack=stored)
 
 
 SHAPES = (

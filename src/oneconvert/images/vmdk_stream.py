@@ -237,21 +237,21 @@ class Tables:
         start = self._header.directory * SECTOR
         if 4 * self._header.table_entries * self._header.tables > LARGEST_TABLES:
             raise NotSequentialError
-        directory = _numbers(front[start : start + 4 * self._header.tables])
+        directory = _numbers(bytes(front[start : start + 4 * self._header.tables]))
         if len(directory) != self._header.tables or start % 4:
             raise NotSequentialError
         entries = array("I")
         empty = bytes(4 * self._header.table_entries)
         for table in directory:
-            data = front[table * SECTOR :][: len(empty)] if table else memoryview(empty)
+            data = bytes(front[table * SECTOR :][: len(empty)]) if table else empty
             if len(data) != len(empty):
                 raise NotSequentialError
             entries += _numbers(data)
         return entries
 
 
-def _numbers(data: bytes | memoryview) -> array[int]:
-    return numbers(bytes(data[: len(data) // 4 * 4]), "I", "little")
+def _numbers(data: bytes) -> array[int]:
+    return numbers(data[: len(data) // 4 * 4], "I", "little")
 
 
 def _content(data: memoryview, size: int, visible: int) -> bytes | bytearray:

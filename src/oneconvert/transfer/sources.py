@@ -70,13 +70,13 @@ def _open_url(location: str, options: SourceOptions) -> AbstractContextManager[S
 
 
 def _open_object(location: str, options: SourceOptions) -> AbstractContextManager[Source]:
-    from oneconvert.transfer.s3 import open_object
-
     if options.s3 is None:
         raise NotAllowedError(
             "s3:// images are fetched with the keys of the marketplace that their app is in; this one comes from no "
             "marketplace with ACCESS_KEY_ID and SECRET_ACCESS_KEY"
         )
+    from oneconvert.transfer.s3 import open_object
+
     return open_object(location, options.s3, options.network)
 
 
